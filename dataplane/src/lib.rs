@@ -1,0 +1,2 @@
+//! The MEF router.
+#![forbid(unsafe_code)]
