@@ -24,11 +24,21 @@ pub struct EngineError;
 /// One key of an AEAD cipher.
 pub trait Engine: Send + Sync {
     /// Encrypts `data` in place and returns the tag over it and `aad`.
-    fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_LEN], EngineError>;
+    fn seal(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], EngineError>;
 
     /// Checks the tag at the end of `sealed` and decrypts what is before it in place.
     /// After an error the content of `sealed` is unspecified.
-    fn open(&self, nonce: [u8; NONCE_LEN], aad: &[u8], sealed: &mut [u8]) -> Result<(), EngineError>;
+    fn open(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &mut [u8],
+    ) -> Result<(), EngineError>;
 }
 
 /// Which implementation a session uses; both ends may differ.
@@ -86,15 +96,31 @@ impl RingEngine {
 }
 
 impl Engine for RingEngine {
-    fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_LEN], EngineError> {
+    fn seal(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], EngineError> {
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad), data).map_err(|_| EngineError)?;
+        let tag = self
+            .0
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), data)
+            .map_err(|_| EngineError)?;
         tag.as_ref().try_into().map_err(|_| EngineError)
     }
 
-    fn open(&self, nonce: [u8; NONCE_LEN], aad: &[u8], sealed: &mut [u8]) -> Result<(), EngineError> {
+    fn open(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &mut [u8],
+    ) -> Result<(), EngineError> {
         let nonce = Nonce::assume_unique_for_key(nonce);
-        self.0.open_in_place(nonce, Aad::from(aad), sealed).map(|_| ()).map_err(|_| EngineError)
+        self.0
+            .open_in_place(nonce, Aad::from(aad), sealed)
+            .map(|_| ())
+            .map_err(|_| EngineError)
     }
 }
 
@@ -108,14 +134,31 @@ impl AesGcmEngine {
 }
 
 impl Engine for AesGcmEngine {
-    fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_LEN], EngineError> {
-        let tag = self.0.encrypt_inout_detached(&nonce.into(), aad, data.into()).map_err(|_| EngineError)?;
+    fn seal(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], EngineError> {
+        let tag = self
+            .0
+            .encrypt_inout_detached(&nonce.into(), aad, data.into())
+            .map_err(|_| EngineError)?;
         Ok(tag.into())
     }
 
-    fn open(&self, nonce: [u8; NONCE_LEN], aad: &[u8], sealed: &mut [u8]) -> Result<(), EngineError> {
-        let (data, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(EngineError)?;
+    fn open(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &mut [u8],
+    ) -> Result<(), EngineError> {
+        let (data, tag) = sealed
+            .split_last_chunk_mut::<TAG_LEN>()
+            .ok_or(EngineError)?;
         let tag = (*tag).into();
-        self.0.decrypt_inout_detached(&nonce.into(), aad, data.into(), &tag).map_err(|_| EngineError)
+        self.0
+            .decrypt_inout_detached(&nonce.into(), aad, data.into(), &tag)
+            .map_err(|_| EngineError)
     }
 }

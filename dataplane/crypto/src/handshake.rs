@@ -44,7 +44,10 @@ pub enum HandshakeError {
     #[error("handshake: {0}")]
     Header(#[from] HeaderError),
     #[error("handshake: expected packet type {expected:?}, found {found:?}")]
-    UnexpectedType { expected: PacketType, found: PacketType },
+    UnexpectedType {
+        expected: PacketType,
+        found: PacketType,
+    },
     #[error("handshake: expected a message of {expected} bytes, found {found}")]
     Length { expected: usize, found: usize },
     #[error("handshake: a header field that must be zero is not")]
@@ -55,7 +58,9 @@ pub enum HandshakeError {
     Unauthentic,
     #[error("handshake: initiation from {0}, which is no configured peer")]
     UnknownPeer(PublicKey),
-    #[error("handshake: initiation {counter} replayed, the last one accepted from this peer was {last}")]
+    #[error(
+        "handshake: initiation {counter} replayed, the last one accepted from this peer was {last}"
+    )]
     ReplayedInitiation { counter: u64, last: u64 },
     #[error("handshake: already finished")]
     Finished,
@@ -127,7 +132,15 @@ impl Initiator {
             .build_initiator()?;
         let offer = [counter.to_be_bytes(), boot_id.to_be_bytes()].concat();
         let packet = write(&mut noise, &header, &offer, INITIATION_LEN)?;
-        Ok((Self { noise, peer: *peer, index, config }, packet))
+        Ok((
+            Self {
+                noise,
+                peer: *peer,
+                index,
+                config,
+            },
+            packet,
+        ))
     }
 
     /// Our index for the session: the `receiver_index` of its response.
@@ -149,17 +162,29 @@ impl Initiator {
         }
         let (header, message) = parse(response, PacketType::Response, RESPONSE_LEN)?;
         if header.receiver_index != self.index {
-            return Err(HandshakeError::UnexpectedIndex { expected: self.index, found: header.receiver_index });
+            return Err(HandshakeError::UnexpectedIndex {
+                expected: self.index,
+                found: header.receiver_index,
+            });
         }
         let answer: [u8; ANSWER_LEN] = read(&mut self.noise, message)?;
         let indices = (self.index, u32::from_be_bytes(answer));
-        session(&mut self.noise, Role::Initiator, self.peer, indices, self.config)
+        session(
+            &mut self.noise,
+            Role::Initiator,
+            self.peer,
+            indices,
+            self.config,
+        )
     }
 }
 
 impl fmt::Debug for Initiator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Initiator").field("peer", &self.peer).field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Initiator")
+            .field("peer", &self.peer)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
     }
 }
 
@@ -172,7 +197,10 @@ pub struct Responder {
 
 impl Responder {
     pub fn new(local: PrivateKey) -> Self {
-        Self { local, peers: HashMap::new() }
+        Self {
+            local,
+            peers: HashMap::new(),
+        }
     }
 
     /// Answers `peer` from now on, but no initiation up to `last`; what was accepted
@@ -232,9 +260,20 @@ impl Responder {
         self.check_fresh(&initiation)?;
         initiation.ephemeral.set(entropy);
         let header = handshake_header(PacketType::Response, initiation.peer_index).emit();
-        let packet = write(&mut initiation.noise, &header, &index.to_be_bytes(), RESPONSE_LEN)?;
+        let packet = write(
+            &mut initiation.noise,
+            &header,
+            &index.to_be_bytes(),
+            RESPONSE_LEN,
+        )?;
         let indices = (index, initiation.peer_index);
-        let session = session(&mut initiation.noise, Role::Responder, initiation.peer, indices, config)?;
+        let session = session(
+            &mut initiation.noise,
+            Role::Responder,
+            initiation.peer,
+            indices,
+            config,
+        )?;
         self.peers.insert(initiation.peer, Some(initiation.counter));
         Ok((session, packet))
     }
@@ -243,7 +282,10 @@ impl Responder {
         match self.peers.get(&initiation.peer) {
             None => Err(HandshakeError::UnknownPeer(initiation.peer)),
             Some(&Some(last)) if initiation.counter <= last => {
-                Err(HandshakeError::ReplayedInitiation { counter: initiation.counter, last })
+                Err(HandshakeError::ReplayedInitiation {
+                    counter: initiation.counter,
+                    last,
+                })
             }
             Some(_) => Ok(()),
         }
@@ -293,16 +335,32 @@ impl fmt::Debug for Initiation {
 }
 
 fn handshake_header(kind: PacketType, receiver_index: u32) -> Header {
-    Header { kind, epoch: 0, lane: 0, receiver_index, counter: 0 }
+    Header {
+        kind,
+        epoch: 0,
+        lane: 0,
+        receiver_index,
+        counter: 0,
+    }
 }
 
 /// The header and the Noise message of a handshake packet; checks all that costs nothing.
-fn parse(packet: &[u8], expected: PacketType, length: usize) -> Result<(Header, &[u8]), HandshakeError> {
+fn parse(
+    packet: &[u8],
+    expected: PacketType,
+    length: usize,
+) -> Result<(Header, &[u8]), HandshakeError> {
     let header = Header::parse(packet)?;
     if header.kind != expected {
-        return Err(HandshakeError::UnexpectedType { expected, found: header.kind });
+        return Err(HandshakeError::UnexpectedType {
+            expected,
+            found: header.kind,
+        });
     }
-    let wrong_length = HandshakeError::Length { expected: length, found: packet.len() };
+    let wrong_length = HandshakeError::Length {
+        expected: length,
+        found: packet.len(),
+    };
     if packet.len() != length {
         return Err(wrong_length);
     }
@@ -313,7 +371,10 @@ fn parse(packet: &[u8], expected: PacketType, length: usize) -> Result<(Header, 
     Ok((header, message))
 }
 
-fn read<const N: usize>(noise: &mut HandshakeState, message: &[u8]) -> Result<[u8; N], HandshakeError> {
+fn read<const N: usize>(
+    noise: &mut HandshakeState,
+    message: &[u8],
+) -> Result<[u8; N], HandshakeError> {
     let mut payload = [0; N];
     match noise.read_message(message, &mut payload)? {
         n if n == N => Ok(payload),
@@ -321,13 +382,21 @@ fn read<const N: usize>(noise: &mut HandshakeState, message: &[u8]) -> Result<[u
     }
 }
 
-fn write(noise: &mut HandshakeState, header: &[u8], payload: &[u8], length: usize) -> Result<Vec<u8>, HandshakeError> {
+fn write(
+    noise: &mut HandshakeState,
+    header: &[u8],
+    payload: &[u8],
+    length: usize,
+) -> Result<Vec<u8>, HandshakeError> {
     let mut packet = vec![0; length];
     let (front, message) = packet.split_at_mut(HEADER_LEN.min(length));
     front.copy_from_slice(header);
     let written = noise.write_message(payload, message)?;
     if written != message.len() {
-        return Err(HandshakeError::Internal(format!("message of {written} bytes, expected {}", message.len())));
+        return Err(HandshakeError::Internal(format!(
+            "message of {written} bytes, expected {}",
+            message.len()
+        )));
     }
     Ok(packet)
 }
@@ -345,7 +414,10 @@ fn session(
 }
 
 fn builder<'a>(ephemeral: &Ephemeral) -> Result<Builder<'a>, HandshakeError> {
-    Ok(Builder::with_resolver(PATTERN.parse()?, Box::new(Resolver(ephemeral.clone()))))
+    Ok(Builder::with_resolver(
+        PATTERN.parse()?,
+        Box::new(Resolver(ephemeral.clone())),
+    ))
 }
 
 /// The one random value a side of the handshake needs, put in by the caller and
@@ -363,7 +435,12 @@ impl Ephemeral {
 
 impl Random for Ephemeral {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
-        let entropy = self.0.lock().ok().and_then(|mut slot| slot.take()).ok_or(snow::Error::Rng)?;
+        let entropy = self
+            .0
+            .lock()
+            .ok()
+            .and_then(|mut slot| slot.take())
+            .ok_or(snow::Error::Rng)?;
         if dest.len() != entropy.len() {
             return Err(snow::Error::Rng);
         }

@@ -83,7 +83,9 @@ impl Header {
         let [r0, r1, r2, r3] = self.receiver_index.to_be_bytes();
         let [c0, c1, c2, c3, c4, c5, c6, c7] = self.counter.to_be_bytes();
         let ver_type = VERSION << 4 | self.kind as u8;
-        [ver_type, self.epoch, l0, l1, r0, r1, r2, r3, c0, c1, c2, c3, c4, c5, c6, c7]
+        [
+            ver_type, self.epoch, l0, l1, r0, r1, r2, r3, c0, c1, c2, c3, c4, c5, c6, c7,
+        ]
     }
 }
 
@@ -101,7 +103,10 @@ mod tests {
             receiver_index: 0x0304_0506,
             counter: 0x0708_090a_0b0c_0d0e,
         };
-        assert_eq!(header.emit(), [0x14, 0xab, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xc, 0xd, 0xe]);
+        assert_eq!(
+            header.emit(),
+            [0x14, 0xab, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xc, 0xd, 0xe]
+        );
     }
 
     proptest! {

@@ -96,7 +96,9 @@ impl PublicKey {
     pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Result<Self, KeyError> {
         // Any scalar does: clamping makes all of them multiples of the cofactor.
         if x25519([1; KEY_LEN], bytes) == [0; KEY_LEN] {
-            return Err(KeyError::SmallOrder { found: BASE64.encode(bytes) });
+            return Err(KeyError::SmallOrder {
+                found: BASE64.encode(bytes),
+            });
         }
         Ok(Self(bytes))
     }
@@ -124,14 +126,18 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, KeyError> {
         match decode(text) {
             Some(bytes) => Self::from_bytes(*bytes),
-            None => Err(KeyError::PublicKeyText { found: text.chars().take(64).collect() }),
+            None => Err(KeyError::PublicKeyText {
+                found: text.chars().take(64).collect(),
+            }),
         }
     }
 }
 
 fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
     let bytes = Zeroizing::new(BASE64.decode(text).ok()?);
-    Some(Zeroizing::new(<[u8; KEY_LEN]>::try_from(bytes.as_slice()).ok()?))
+    Some(Zeroizing::new(
+        <[u8; KEY_LEN]>::try_from(bytes.as_slice()).ok()?,
+    ))
 }
 
 /// Reads a private key from a file of mode 0600 that holds its base64.
@@ -141,7 +147,10 @@ fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
 /// regular file or does not hold exactly one key.
 pub fn load_private_key(path: impl AsRef<Path>) -> Result<PrivateKey, KeyError> {
     let path = path.as_ref();
-    let read_error = |source| KeyError::Read { path: path.into(), source };
+    let read_error = |source| KeyError::Read {
+        path: path.into(),
+        source,
+    };
     // Looked at before it is opened: opening a FIFO waits for its writer.
     if !fs::metadata(path).map_err(read_error)?.is_file() {
         return Err(KeyError::NotAFile { path: path.into() });
@@ -153,10 +162,15 @@ pub fn load_private_key(path: impl AsRef<Path>) -> Result<PrivateKey, KeyError> 
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode != KEY_FILE_MODE {
-        return Err(KeyError::Mode { path: path.into(), mode });
+        return Err(KeyError::Mode {
+            path: path.into(),
+            mode,
+        });
     }
     let mut text = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX as usize + 1));
-    file.take(KEY_FILE_MAX + 1).read_to_end(&mut text).map_err(read_error)?;
+    file.take(KEY_FILE_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(read_error)?;
     std::str::from_utf8(&text)
         .ok()
         .filter(|t| t.len() as u64 <= KEY_FILE_MAX)
@@ -171,12 +185,18 @@ pub fn load_private_key(path: impl AsRef<Path>) -> Result<PrivateKey, KeyError> 
 /// after any other error nothing is left behind.
 pub fn write_private_key(path: impl AsRef<Path>, key: &PrivateKey) -> Result<(), KeyError> {
     let path = path.as_ref();
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(KEY_FILE_MODE).open(path).map_err(
-        |source| match source.kind() {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(KEY_FILE_MODE)
+        .open(path)
+        .map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyError::Exists { path: path.into() },
-            _ => KeyError::Write { path: path.into(), source },
-        },
-    )?;
+            _ => KeyError::Write {
+                path: path.into(),
+                source,
+            },
+        })?;
     let text = Zeroizing::new(BASE64.encode(key.as_bytes()) + "\n");
     // The mode again, because an unusual umask may have taken bits away.
     let written = file
@@ -186,7 +206,10 @@ pub fn write_private_key(path: impl AsRef<Path>, key: &PrivateKey) -> Result<(),
     written.map_err(|source| {
         // The error that led here says more than one about the removal would.
         let _ = fs::remove_file(path);
-        KeyError::Write { path: path.into(), source }
+        KeyError::Write {
+            path: path.into(),
+            source,
+        }
     })
 }
 
@@ -216,12 +239,32 @@ mod tests {
     fn what_is_no_public_key_is_refused() {
         let good = PrivateKey::generate([7; 32]).public().to_string();
         let cut = &good[..43];
-        for bad in ["", "abc", cut, &format!("{good}="), &format!("{good} "), &BASE64.encode([3; 31])] {
-            assert!(matches!(bad.parse::<PublicKey>(), Err(KeyError::PublicKeyText { .. })), "{bad}");
+        for bad in [
+            "",
+            "abc",
+            cut,
+            &format!("{good}="),
+            &format!("{good} "),
+            &BASE64.encode([3; 31]),
+        ] {
+            assert!(
+                matches!(
+                    bad.parse::<PublicKey>(),
+                    Err(KeyError::PublicKeyText { .. })
+                ),
+                "{bad}"
+            );
         }
-        for point in [[0; 32], { let mut one = [0; 32]; one[0] = 1; one }] {
+        for point in [[0; 32], {
+            let mut one = [0; 32];
+            one[0] = 1;
+            one
+        }] {
             let text = BASE64.encode(point);
-            assert!(matches!(text.parse::<PublicKey>(), Err(KeyError::SmallOrder { .. })), "{text}");
+            assert!(
+                matches!(text.parse::<PublicKey>(), Err(KeyError::SmallOrder { .. })),
+                "{text}"
+            );
         }
     }
 
@@ -231,11 +274,17 @@ mod tests {
         let path = dir.path().join("a.key");
         let key = PrivateKey::generate([9; 32]);
         write_private_key(&path, &key).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         assert_eq!(load_private_key(&path).unwrap().as_bytes(), key.as_bytes());
 
         let other = PrivateKey::generate([10; 32]);
-        assert!(matches!(write_private_key(&path, &other), Err(KeyError::Exists { .. })));
+        assert!(matches!(
+            write_private_key(&path, &other),
+            Err(KeyError::Exists { .. })
+        ));
         assert_eq!(load_private_key(&path).unwrap().as_bytes(), key.as_bytes());
     }
 
@@ -247,24 +296,45 @@ mod tests {
         for mode in [0o644, 0o640, 0o604, 0o400, 0o700, 0o4600, 0o601] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             let error = load_private_key(&path).unwrap_err();
-            assert!(matches!(error, KeyError::Mode { mode: m, .. } if m == mode), "{mode:o}: {error}");
+            assert!(
+                matches!(error, KeyError::Mode { mode: m, .. } if m == mode),
+                "{mode:o}: {error}"
+            );
             let text = error.to_string();
-            assert!(text.contains(&format!("chmod 0600 '{}'", path.display())), "{text}");
+            assert!(
+                text.contains(&format!("chmod 0600 '{}'", path.display())),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_key_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(load_private_key(dir.path()), Err(KeyError::NotAFile { .. })));
-        assert!(matches!(load_private_key(dir.path().join("none")), Err(KeyError::Read { .. })));
+        assert!(matches!(
+            load_private_key(dir.path()),
+            Err(KeyError::NotAFile { .. })
+        ));
+        assert!(matches!(
+            load_private_key(dir.path().join("none")),
+            Err(KeyError::Read { .. })
+        ));
         let good = BASE64.encode([5; 32]);
-        for content in ["".into(), "secret".into(), BASE64.encode([5; 33]), format!("{good}\n{good}\n"), " ".repeat(300) + &good] {
+        for content in [
+            "".into(),
+            "secret".into(),
+            BASE64.encode([5; 33]),
+            format!("{good}\n{good}\n"),
+            " ".repeat(300) + &good,
+        ] {
             let path = dir.path().join("bad.key");
             fs::write(&path, &content).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
             let error = load_private_key(&path).unwrap_err();
-            assert!(matches!(error, KeyError::Content { .. }), "{content:?}: {error}");
+            assert!(
+                matches!(error, KeyError::Content { .. }),
+                "{content:?}: {error}"
+            );
             assert!(!error.to_string().contains(&good));
         }
     }

@@ -30,10 +30,21 @@ pub(crate) struct SendLane {
 }
 
 impl SendLane {
-    pub(crate) fn new(split: &Secret, direction: Direction, lane: u16, config: &SessionConfig) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        split: &Secret,
+        direction: Direction,
+        lane: u16,
+        config: &SessionConfig,
+    ) -> Result<Self, EngineError> {
         let chain = Chain::first(split, direction, lane)?;
         let key = chain.key(config.engine)?;
-        Ok(Self { chain, key, next_counter: 0, limits: config.limits, engine: config.engine })
+        Ok(Self {
+            chain,
+            key,
+            next_counter: 0,
+            limits: config.limits,
+            engine: config.engine,
+        })
     }
 
     pub(crate) fn next_counter(&self) -> u64 {
@@ -49,13 +60,17 @@ impl SendLane {
     /// receiver and lane, its epoch and counter are filled in here.
     pub(crate) fn seal(&mut self, mut header: Header, packet: &mut [u8]) -> Result<u64, SealError> {
         let too_short = SealError::TooShort(packet.len());
-        let (header_space, rest) = packet.split_first_chunk_mut::<HEADER_LEN>().ok_or(too_short)?;
+        let (header_space, rest) = packet
+            .split_first_chunk_mut::<HEADER_LEN>()
+            .ok_or(too_short)?;
         let (plaintext, tag_space) = rest.split_last_chunk_mut::<TAG_LEN>().ok_or(too_short)?;
 
         // The last number is never used, so that the next one can always be named.
         let counter = self.next_counter;
         let following = counter.checked_add(1).ok_or(SealError::LimitReached)?;
-        if self.key.blocks >= self.limits.ratchet_blocks && self.limits.ratchet_blocks < self.limits.stop_blocks {
+        if self.key.blocks >= self.limits.ratchet_blocks
+            && self.limits.ratchet_blocks < self.limits.stop_blocks
+        {
             let chain = self.chain.next()?;
             self.key = chain.key(self.engine)?;
             self.chain = chain;
@@ -71,7 +86,10 @@ impl SendLane {
         // Spent before it is used: whatever happens next, this nonce is not taken again.
         self.next_counter = following;
         self.key.blocks = used;
-        *tag_space = self.key.engine().seal(self.key.nonce(counter), &aad, plaintext)?;
+        *tag_space = self
+            .key
+            .engine()
+            .seal(self.key.nonce(counter), &aad, plaintext)?;
         *header_space = aad;
         Ok(counter)
     }
@@ -89,7 +107,12 @@ pub(crate) struct RecvLane {
 }
 
 impl RecvLane {
-    pub(crate) fn new(split: &Secret, direction: Direction, lane: u16, config: &SessionConfig) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        split: &Secret,
+        direction: Direction,
+        lane: u16,
+        config: &SessionConfig,
+    ) -> Result<Self, EngineError> {
         let chain = Chain::first(split, direction, lane)?;
         Ok(Self {
             previous: None,
@@ -105,8 +128,15 @@ impl RecvLane {
     /// Opens a packet of this lane in place; after an error nothing of the lane has
     /// changed and the packet's content is unspecified.
     pub(crate) fn open(&mut self, header: &Header, packet: &mut [u8]) -> Result<(), OpenError> {
-        let (aad, sealed) = packet.split_first_chunk_mut::<HEADER_LEN>().ok_or(OpenError::Truncated)?;
-        let blocks = blocks_of(sealed.len().checked_sub(TAG_LEN).ok_or(OpenError::Truncated)?);
+        let (aad, sealed) = packet
+            .split_first_chunk_mut::<HEADER_LEN>()
+            .ok_or(OpenError::Truncated)?;
+        let blocks = blocks_of(
+            sealed
+                .len()
+                .checked_sub(TAG_LEN)
+                .ok_or(OpenError::Truncated)?,
+        );
 
         let is_next = match header.epoch.wrapping_sub(self.chain.epoch() as u8) {
             0 => false,
@@ -114,10 +144,12 @@ impl RecvLane {
             u8::MAX if self.previous.is_some() => false,
             _ => return Err(OpenError::BadEpoch),
         };
-        self.window.check(header.counter).map_err(|refused| match refused {
-            Refused::Replayed => OpenError::Replayed,
-            Refused::TooOld => OpenError::TooOld,
-        })?;
+        self.window
+            .check(header.counter)
+            .map_err(|refused| match refused {
+                Refused::Replayed => OpenError::Replayed,
+                Refused::TooOld => OpenError::TooOld,
+            })?;
 
         let key = if is_next {
             if self.next.is_none() {
@@ -137,7 +169,9 @@ impl RecvLane {
         if used > self.limits.stop_blocks {
             return Err(OpenError::LimitReached);
         }
-        key.engine().open(key.nonce(header.counter), aad, sealed).map_err(|EngineError| OpenError::Unauthentic)?;
+        key.engine()
+            .open(key.nonce(header.counter), aad, sealed)
+            .map_err(|EngineError| OpenError::Unauthentic)?;
 
         key.blocks = used;
         self.window.mark(header.counter);
@@ -148,5 +182,44 @@ impl RecvLane {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::header::PacketType;
+    use zeroize::Zeroizing;
+
+    const HEADER: Header = Header {
+        kind: PacketType::Transport,
+        epoch: 0,
+        lane: 0,
+        receiver_index: 1,
+        counter: 0,
+    };
+
+    #[test]
+    fn packet_numbers_end_before_they_wrap() {
+        let (split, config) = (Zeroizing::new([1; 32]), SessionConfig::default());
+        let mut send = SendLane::new(&split, Direction::ToResponder, 0, &config).unwrap();
+        let mut recv = RecvLane::new(&split, Direction::ToResponder, 0, &config).unwrap();
+        send.set_next_counter(u64::MAX - 2);
+        for expected in [u64::MAX - 2, u64::MAX - 1] {
+            let mut packet = [0; 40];
+            assert_eq!(send.seal(HEADER, &mut packet), Ok(expected));
+            let header = Header::parse(&packet).unwrap();
+            assert_eq!(recv.open(&header, &mut packet), Ok(()));
+        }
+        for _ in 0..2 {
+            let mut packet = [0; 40];
+            assert_eq!(send.seal(HEADER, &mut packet), Err(SealError::LimitReached));
+            assert_eq!(packet, [0; 40], "nothing was sealed");
+        }
+    }
+
+    #[test]
+    fn blocks_count_plaintext_tag_and_header() {
+        assert_eq!([0, 1, 16, 17, 1420].map(blocks_of), [2, 3, 3, 4, 91]);
     }
 }

@@ -33,7 +33,11 @@ impl ReplayWindow {
     pub fn new(size: usize) -> Self {
         let size = size.max(WORD_BITS as usize);
         let words = (size.div_ceil(WORD_BITS as usize) + 1).next_power_of_two();
-        Self { words: vec![0; words].into_boxed_slice(), size: size as u64, end: 0 }
+        Self {
+            words: vec![0; words].into_boxed_slice(),
+            size: size as u64,
+            end: 0,
+        }
     }
 
     /// The window's size, packets.
@@ -63,7 +67,8 @@ impl ReplayWindow {
         }
         let word = number / WORD_BITS;
         if u128::from(number) >= self.end {
-            let first_stale = u64::try_from(self.end.div_ceil(u128::from(WORD_BITS))).unwrap_or(u64::MAX);
+            let first_stale =
+                u64::try_from(self.end.div_ceil(u128::from(WORD_BITS))).unwrap_or(u64::MAX);
             // However far the window jumps, each word of the ring is cleared once.
             let from = first_stale.max((word + 1).saturating_sub(self.words.len() as u64));
             for stale in from..=word {
@@ -117,14 +122,14 @@ mod tests {
         fn agrees_with_a_set_of_all_numbers(
             size in 1usize..700,
             start in prop_oneof![Just(0u64), Just(1 << 40), Just(u64::MAX - 5000)],
-            steps in proptest::collection::vec((-900i64..1000, 1usize..4), 1..300),
+            steps in proptest::collection::vec((-900i64..1000, 1u64..4), 1..300),
         ) {
             let mut window = ReplayWindow::new(size);
             let mut model = Model::default();
             let mut at = start;
             for (step, times) in steps {
                 at = at.saturating_add_signed(step);
-                for number in (at..).take(times) {
+                for number in (0..times).map_while(|i| at.checked_add(i)) {
                     let expected = model.check(number, window.size());
                     prop_assert_eq!(window.check(number), expected, "number {}", number);
                     if expected.is_ok() {
@@ -132,7 +137,6 @@ mod tests {
                         model.seen.insert(number);
                         model.newest = model.newest.max(Some(number));
                     }
-                    if number == u64::MAX { break }
                 }
             }
         }

@@ -31,7 +31,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ratchet_blocks: 1 << 34, stop_blocks: 1 << 35 }
+        Self {
+            ratchet_blocks: 1 << 34,
+            stop_blocks: 1 << 35,
+        }
     }
 }
 
@@ -53,7 +56,11 @@ impl SessionConfig {
 
 impl Default for SessionConfig {
     fn default() -> Self {
-        Self { engine: EngineKind::default(), replay_window: MIN_WINDOW, limits: Limits::default() }
+        Self {
+            engine: EngineKind::default(),
+            replay_window: MIN_WINDOW,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -155,7 +162,9 @@ impl From<HeaderError> for OpenError {
 pub enum LanesError {
     #[error("{0} lanes: expected 1 to {MAX_LANES}")]
     Count(u16),
-    #[error("the session has {have} lanes already, {wanted} were asked for; lanes are agreed on once")]
+    #[error(
+        "the session has {have} lanes already, {wanted} were asked for; lanes are agreed on once"
+    )]
     Agreed { have: u16, wanted: u16 },
     #[error("the lanes' keys could not be derived")]
     Engine,
@@ -199,13 +208,28 @@ impl Session {
         config: SessionConfig,
     ) -> Result<Self, EngineError> {
         let split = match role {
-            Role::Initiator => Split { send: to_responder, recv: to_initiator },
-            Role::Responder => Split { send: to_initiator, recv: to_responder },
+            Role::Initiator => Split {
+                send: to_responder,
+                recv: to_initiator,
+            },
+            Role::Responder => Split {
+                send: to_initiator,
+                recv: to_responder,
+            },
         };
         let lanes = vec![derive_lane(&split, role, 0, &config)?];
         // An initiator has seen an answer made for it just now; a responder has not yet.
         let confirmed = role == Role::Initiator;
-        Ok(Self { local_index, peer_index, peer, role, config, split: Some(split), lanes, confirmed })
+        Ok(Self {
+            local_index,
+            peer_index,
+            peer,
+            role,
+            config,
+            split: Some(split),
+            lanes,
+            confirmed,
+        })
     }
 
     /// The index under which the peer's packets arrive.
@@ -245,10 +269,19 @@ impl Session {
         }
         let have = self.lane_count();
         let Some(split) = &self.split else {
-            return if count == have { Ok(()) } else { Err(LanesError::Agreed { have, wanted: count }) };
+            return if count == have {
+                Ok(())
+            } else {
+                Err(LanesError::Agreed {
+                    have,
+                    wanted: count,
+                })
+            };
         };
         let more = (have..count).map(|lane| derive_lane(split, self.role, lane, &self.config));
-        let more = more.collect::<Result<Vec<_>, _>>().map_err(|EngineError| LanesError::Engine)?;
+        let more = more
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|EngineError| LanesError::Engine)?;
         self.lanes.extend(more);
         self.split = None;
         Ok(())
@@ -256,7 +289,9 @@ impl Session {
 
     /// The number the next packet sealed on `lane` will have; 0 for a lane there is not.
     pub fn next_counter(&self, lane: u16) -> u64 {
-        self.lanes.get(usize::from(lane)).map_or(0, |(send, _)| send.next_counter())
+        self.lanes
+            .get(usize::from(lane))
+            .map_or(0, |(send, _)| send.next_counter())
     }
 
     /// Seals `packet` in place: 16 bytes of header space, the plaintext, 16 bytes of
@@ -272,7 +307,10 @@ impl Session {
             receiver_index: self.peer_index,
             counter: 0,
         };
-        let (send, _) = self.lanes.get_mut(usize::from(lane)).ok_or(SealError::UnknownLane(lane))?;
+        let (send, _) = self
+            .lanes
+            .get_mut(usize::from(lane))
+            .ok_or(SealError::UnknownLane(lane))?;
         send.seal(header, packet)
     }
 
@@ -285,14 +323,25 @@ impl Session {
         if header.kind != PacketType::Transport {
             return Err(OpenError::UnknownType);
         }
-        let end = packet.len().checked_sub(TAG_LEN).filter(|&end| end >= HEADER_LEN).ok_or(OpenError::Truncated)?;
+        let end = packet
+            .len()
+            .checked_sub(TAG_LEN)
+            .filter(|&end| end >= HEADER_LEN)
+            .ok_or(OpenError::Truncated)?;
         if header.receiver_index != self.local_index {
             return Err(OpenError::UnknownSession);
         }
-        let (_, recv) = self.lanes.get_mut(usize::from(header.lane)).ok_or(OpenError::UnknownLane)?;
+        let (_, recv) = self
+            .lanes
+            .get_mut(usize::from(header.lane))
+            .ok_or(OpenError::UnknownLane)?;
         recv.open(&header, packet)?;
         self.confirmed = true;
-        Ok(Opened { lane: header.lane, counter: header.counter, payload: HEADER_LEN..end })
+        Ok(Opened {
+            lane: header.lane,
+            counter: header.counter,
+            payload: HEADER_LEN..end,
+        })
     }
 }
 
@@ -309,10 +358,18 @@ impl fmt::Debug for Session {
     }
 }
 
-fn derive_lane(split: &Split, role: Role, lane: u16, config: &SessionConfig) -> Result<(SendLane, RecvLane), EngineError> {
+fn derive_lane(
+    split: &Split,
+    role: Role,
+    lane: u16,
+    config: &SessionConfig,
+) -> Result<(SendLane, RecvLane), EngineError> {
     let (out, back) = match role {
         Role::Initiator => (Direction::ToResponder, Direction::ToInitiator),
         Role::Responder => (Direction::ToInitiator, Direction::ToResponder),
     };
-    Ok((SendLane::new(&split.send, out, lane, config)?, RecvLane::new(&split.recv, back, lane, config)?))
+    Ok((
+        SendLane::new(&split.send, out, lane, config)?,
+        RecvLane::new(&split.recv, back, lane, config)?,
+    ))
 }
