@@ -141,7 +141,7 @@ impl RecvLane {
         let is_next = match header.epoch.wrapping_sub(self.chain.epoch() as u8) {
             0 => false,
             1 => true,
-            u8::MAX if self.previous.is_some() => false,
+            u8::MAX => false,
             _ => return Err(OpenError::BadEpoch),
         };
         self.window
