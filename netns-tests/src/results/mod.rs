@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
-pub use merge::{merge, MergeInput};
+pub use merge::{kind_name, merge, tail_window, MergeInput};
 
 /// One file of `--json`: everything that one `mef lab run` did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
