@@ -1,0 +1,255 @@
+//! Topologies: two sites with their hosts and routers, the WAN between them and
+//! the load on it, read from one TOML format for namespaces and simulator.
+//!
+//! ```text
+//!  a1 --+                                  +-- b1
+//!  a2 --+-- router a ==== WAN ==== router b +-- b2
+//! 10.1.N.2          192.0.2.0/30          10.2.N.2
+//! ```
+
+mod check;
+mod file;
+mod read;
+pub mod units;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use mef_packet::{BitRate, Bytes};
+use serde::Deserialize;
+
+use crate::wan::{DirectionConfig, WanConfig};
+
+pub use read::{read, read_wan, TopologyError, Variant};
+
+/// When a MEF router answers a host's SYN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Open {
+    /// After the server has accepted.
+    #[default]
+    Confirm,
+    /// At once.
+    Early,
+}
+
+impl Open {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Confirm => "confirm",
+            Self::Early => "early",
+        }
+    }
+}
+
+/// The AEAD implementation the routers use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    #[default]
+    Ring,
+    AesGcm,
+}
+
+impl Engine {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::AesGcm => "aes-gcm",
+        }
+    }
+}
+
+/// What a load does; `from` calls connect() in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `from` sends until the run ends.
+    Bulk,
+    /// `from` sends `size` bytes.
+    Transfer,
+    /// `from` asks, `to` answers with `size` bytes.
+    Request,
+}
+
+/// One of the two sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    A,
+    B,
+}
+
+impl Side {
+    pub fn letter(self) -> char {
+        match self {
+            Self::A => 'a',
+            Self::B => 'b',
+        }
+    }
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+    /// All addresses of the site's hosts.
+    pub fn prefix(self) -> Ipv4Net {
+        let second = match self {
+            Self::A => 1,
+            Self::B => 2,
+        };
+        net(Ipv4Addr::new(10, second, 0, 0), 16)
+    }
+    /// The router's address on the WAN, in a /30.
+    pub fn wan_address(self) -> Ipv4Addr {
+        match self {
+            Self::A => Ipv4Addr::new(192, 0, 2, 1),
+            Self::B => Ipv4Addr::new(192, 0, 2, 2),
+        }
+    }
+}
+
+fn net(address: Ipv4Addr, length: u8) -> Ipv4Net {
+    // The lengths written in this module are all at most 32.
+    Ipv4Net::new(address, length).unwrap_or_default()
+}
+
+/// A host, alone in a /24 with its router.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// `a1`, `a2`, ..., `b1`, ...
+    pub name: String,
+    pub side: Side,
+    /// From 1, in the order of the file.
+    pub number: u8,
+    /// Emulated between the host and its router, both ways alike.
+    pub access_delay: Duration,
+}
+
+impl Host {
+    fn octets(&self) -> (u8, u8) {
+        let [_, second, ..] = self.side.prefix().addr().octets();
+        (second, self.number)
+    }
+    pub fn address(&self) -> Ipv4Addr {
+        let (second, third) = self.octets();
+        Ipv4Addr::new(10, second, third, 2)
+    }
+    /// The router's address in this host's network.
+    pub fn gateway(&self) -> Ipv4Addr {
+        let (second, third) = self.octets();
+        Ipv4Addr::new(10, second, third, 1)
+    }
+    /// The host's network.
+    pub fn network(&self) -> Ipv4Net {
+        let (second, third) = self.octets();
+        net(Ipv4Addr::new(10, second, third, 0), 24)
+    }
+    /// The clean path between the host and its router, `None` if it is a plain cable.
+    pub fn access(&self) -> Option<WanConfig> {
+        (!self.access_delay.is_zero()).then(|| {
+            let one_way = DirectionConfig {
+                delay: self.access_delay,
+                ..DirectionConfig::default()
+            };
+            WanConfig { a_to_b: one_way.clone(), b_to_a: one_way }
+        })
+    }
+}
+
+/// Settings of both routers, as far as a topology has a say.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    /// Capacity that the routers believe in, both directions; the line's own if not given.
+    pub configured: Option<BitRate>,
+    pub open: Open,
+    pub memory: Option<Bytes>,
+    pub engine: Engine,
+}
+
+/// One entry of `[[load]]`.
+#[derive(Clone, Debug)]
+pub struct Load {
+    pub kind: Kind,
+    /// Index into [`Topology::hosts`].
+    pub from: usize,
+    pub to: usize,
+    /// Bulk: flows side by side. Else: flows of each size.
+    pub count: u32,
+    /// Empty for bulk.
+    pub sizes: Vec<Bytes>,
+    pub start: Duration,
+    /// Between the end of one flow and the start of the next, unless `together`.
+    pub gap: Duration,
+    pub together: bool,
+    /// A flow that takes longer is given up.
+    pub timeout: Option<Duration>,
+    pub weight: f64,
+    pub open: Option<Open>,
+    /// Where `to` listens; one port a load, so that policies can tell loads apart.
+    pub port: u16,
+}
+
+impl Load {
+    /// The site that the payload leaves.
+    pub fn payload_from(&self, topology: &Topology) -> Side {
+        let connects = topology.hosts.get(self.from).map_or(Side::A, |h| h.side);
+        match self.kind {
+            Kind::Bulk | Kind::Transfer => connects,
+            Kind::Request => connects.other(),
+        }
+    }
+}
+
+/// A topology with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// One sentence: what it shows.
+    pub description: String,
+    /// Length of a run.
+    pub seconds: u32,
+    pub hosts: Vec<Host>,
+    pub wan: WanConfig,
+    pub router: Router,
+    /// Congestion control of the hosts behind MEF routers; the kernel's default if not given.
+    pub congestion: Option<String>,
+    pub loads: Vec<Load>,
+    /// Host indices (from, to) of the UDP probe.
+    pub probe: Option<(usize, usize)>,
+}
+
+impl Topology {
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|h| h.name == name)
+    }
+    pub fn hosts_of(&self, side: Side) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(move |h| h.side == side)
+    }
+    /// The site that the payload of the first load leaves.
+    pub fn payload_from(&self) -> Side {
+        self.loads.first().map_or(Side::A, |l| l.payload_from(self))
+    }
+    /// The WAN from `side` to the other.
+    pub fn wan_from(&self, side: Side) -> &DirectionConfig {
+        match side {
+            Side::A => &self.wan.a_to_b,
+            Side::B => &self.wan.b_to_a,
+        }
+    }
+    /// What the router of `side` is told that its line carries: (up, down).
+    pub fn configured(&self, side: Side) -> (BitRate, BitRate) {
+        let real = |from| {
+            self.wan_from(from)
+                .line
+                .mean_rate()
+                .unwrap_or(BitRate::from_mbit(1000))
+        };
+        match self.router.configured {
+            Some(rate) => (rate, rate),
+            None => (real(side), real(side.other())),
+        }
+    }
+}

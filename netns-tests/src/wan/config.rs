@@ -1,0 +1,144 @@
+//! What one direction of the emulated WAN does, as plain values.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mef_packet::{BitRate, Bytes};
+
+use super::trace::Trace;
+
+/// What the line can carry.
+#[derive(Clone, Debug)]
+pub enum Line {
+    /// No bottleneck: delay and loss only.
+    Unlimited,
+    /// A constant rate, charged on the Ethernet frame without FCS.
+    Rate(BitRate),
+    /// Recorded delivery opportunities.
+    Trace(Arc<Trace>),
+}
+
+impl Line {
+    /// Mean rate, `None` for an unlimited line.
+    pub fn mean_rate(&self) -> Option<BitRate> {
+        match self {
+            Self::Unlimited => None,
+            Self::Rate(r) => Some(*r),
+            Self::Trace(t) => Some(t.mean_rate()),
+        }
+    }
+}
+
+/// Which frames the line loses, after it has carried them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// Every frame with the same probability, independently.
+    Iid(f64),
+    /// Two states with their own loss probability (Gilbert 1960, Elliott 1963);
+    /// transition probabilities per frame.
+    GilbertElliott {
+        good_to_bad: f64,
+        bad_to_good: f64,
+        loss_good: f64,
+        loss_bad: f64,
+    },
+}
+
+impl Loss {
+    pub const NONE: Self = Self::Iid(0.0);
+
+    /// A Gilbert model with a mean loss and a mean number of frames lost in a row (at least 1).
+    pub fn bursts(mean: f64, length: f64) -> Self {
+        let bad_to_good = 1.0 / length.max(1.0);
+        Self::GilbertElliott {
+            good_to_bad: (mean * bad_to_good / (1.0 - mean)).min(1.0),
+            bad_to_good,
+            loss_good: 0.0,
+            loss_bad: 1.0,
+        }
+    }
+
+    /// Share of frames lost in the long run.
+    pub fn mean(self) -> f64 {
+        match self {
+            Self::Iid(p) => p,
+            Self::GilbertElliott { good_to_bad, bad_to_good, loss_good, loss_bad } => {
+                let sum = good_to_bad + bad_to_good;
+                if sum <= 0.0 {
+                    return loss_good;
+                }
+                let bad = good_to_bad / sum;
+                bad * loss_bad + (1.0 - bad) * loss_good
+            }
+        }
+    }
+}
+
+/// Something that changes while the load runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Change {
+    Rate(BitRate),
+    Delay(Duration),
+    Loss(f64),
+    Mtu(u16),
+    /// True: everything is lost; false: back to normal.
+    Blackhole(bool),
+}
+
+/// A change and when it happens, counted from the origin (the start of the load).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scheduled {
+    pub at: Duration,
+    pub change: Change,
+}
+
+/// One direction of the WAN.
+#[derive(Clone, Debug)]
+pub struct DirectionConfig {
+    pub line: Line,
+    /// Propagation delay, one way.
+    pub delay: Duration,
+    /// Drop-tail bound on what waits and is being sent.
+    pub queue: Bytes,
+    pub loss: Loss,
+    /// Extra delay, uniform in 0..=jitter per frame.
+    pub jitter: Duration,
+    /// Whether jitter may let a frame overtake another.
+    pub reorder: bool,
+    /// Probability that a frame is delivered twice.
+    pub duplicate: f64,
+    /// Largest IP packet (frame without its 14-byte header); larger ones vanish.
+    pub mtu: u16,
+    /// In order of time.
+    pub changes: Vec<Scheduled>,
+}
+
+impl Default for DirectionConfig {
+    fn default() -> Self {
+        Self {
+            line: Line::Unlimited,
+            delay: Duration::ZERO,
+            queue: Bytes(u64::MAX),
+            loss: Loss::NONE,
+            jitter: Duration::ZERO,
+            reorder: false,
+            duplicate: 0.0,
+            mtu: u16::MAX,
+            changes: Vec::new(),
+        }
+    }
+}
+
+/// Both directions.
+#[derive(Clone, Debug, Default)]
+pub struct WanConfig {
+    pub a_to_b: DirectionConfig,
+    pub b_to_a: DirectionConfig,
+}
+
+impl WanConfig {
+    /// Delay both ways, without queues and serialisation.
+    pub fn rtt(&self) -> Duration {
+        self.a_to_b.delay + self.b_to_a.delay
+    }
+}
