@@ -2,6 +2,11 @@
 //! few calls into the operating system that the router and its lab need.
 //! The only crate of the data plane with `unsafe` code.
 
+pub mod af_packet;
+pub mod mem;
+pub mod os;
 pub mod port;
 
+pub use af_packet::{AfPacket, AfPacketOptions};
+pub use mem::{MemPort, MemWire};
 pub use port::{Caps, Port, PortError, PortStats};

@@ -10,6 +10,7 @@ pub mod buffer;
 pub mod meta;
 pub mod time;
 pub mod units;
+pub mod wire;
 
 pub use buffer::{Buffer, HeapBuf};
 pub use meta::{Checksum, Gso, Meta, Packet, PortId};

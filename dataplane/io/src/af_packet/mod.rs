@@ -1,0 +1,167 @@
+//! The port on a Linux interface: an AF_PACKET socket (packet(7)) with
+//! PACKET_VNET_HDR, so that hosts with segmentation and checksum offload are
+//! served as they come. A TCP super-segment of up to 64 KiB crosses in one piece
+//! in both directions, and how it is to be cut travels in its [`Meta`].
+//!
+//! ```text
+//!  kernel -> [virtio_net_hdr | frame] -> landing slots -> HeapBuf of the frame's size
+//!  HeapBuf -> [virtio_net_hdr] ++ frame -> kernel
+//! ```
+//! Frames land in slots that are made once and written by the kernel only; what
+//! has arrived is copied out, so that a 60-byte frame that waits somewhere holds
+//! 2 KiB and not 64, and nothing is zeroed per packet.
+
+mod pool;
+mod rx;
+mod socket;
+mod tx;
+mod vnet;
+
+use crate::os;
+use crate::port::{Caps, Port, PortError, PortStats};
+use mef_packet::{HeapBuf, Packet};
+use pool::Pool;
+use socket::Socket;
+use std::os::fd::RawFd;
+
+/// How to open an [`AfPacket`].
+#[derive(Clone, Debug)]
+pub struct AfPacketOptions {
+    /// Exchange offload metadata with the kernel. Without it frames are cut and
+    /// summed before they arrive only where the sender's offloads are off, and none
+    /// above the MTU can be sent.
+    pub vnet_hdr: bool,
+    /// Socket buffers, bytes of kernel memory.
+    pub rcvbuf: usize,
+    pub sndbuf: usize,
+    /// Also take frames that are addressed to other stations.
+    pub promiscuous: bool,
+    /// Hand frames to the driver past the queueing discipline, where the device
+    /// segments by itself (the kernel does it only behind a queueing discipline).
+    pub qdisc_bypass: bool,
+}
+
+impl Default for AfPacketOptions {
+    fn default() -> Self {
+        Self {
+            vnet_hdr: true,
+            rcvbuf: 64 << 20,
+            sndbuf: 64 << 20,
+            promiscuous: true,
+            qdisc_bypass: true,
+        }
+    }
+}
+
+/// A port on a Linux network interface.
+pub struct AfPacket {
+    name: String,
+    socket: Socket,
+    caps: Caps,
+    stats: PortStats,
+    pool: Pool,
+    rx: rx::Receiver,
+    tx: tx::Sender,
+}
+
+impl AfPacket {
+    /// Opens `interface` of the calling thread's network namespace with the default options.
+    ///
+    /// # Errors
+    /// `NoInterface`, `NotPermitted`, or `Os` with the call that failed.
+    pub fn open(interface: &str) -> Result<Self, PortError> {
+        Self::open_with(interface, &AfPacketOptions::default())
+    }
+
+    /// Opens `interface` of the calling thread's network namespace. The port stays
+    /// with it when the thread moves elsewhere.
+    ///
+    /// # Errors
+    /// `NoInterface`, `NotPermitted`, or `Os` with the call that failed.
+    pub fn open_with(interface: &str, options: &AfPacketOptions) -> Result<Self, PortError> {
+        let os_error = |what| {
+            move |source: std::io::Error| PortError::Os {
+                name: interface.to_owned(),
+                what,
+                source,
+            }
+        };
+        let index = os::interface_index(interface).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENODEV) | None => PortError::NoInterface {
+                name: interface.to_owned(),
+            },
+            _ => os_error("looking it up")(e),
+        })?;
+        let mtu = os::interface_mtu(interface).map_err(os_error("reading its MTU"))?;
+        let mac = os::interface_mac(interface).map_err(os_error("reading its address"))?;
+        let socket = Socket::open(interface, index, options)?;
+        let bypass = options.qdisc_bypass && tx::device_segments(interface);
+        if bypass {
+            socket
+                .set_qdisc_bypass(true)
+                .map_err(os_error("bypassing the queueing discipline"))?;
+        }
+        let caps = Caps {
+            // The loopback interface has 65536.
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            mac,
+            tcp_gso: options.vnet_hdr,
+            udp_gso: options.vnet_hdr && socket::kernel_is_at_least(6, 2),
+            tx_checksum: options.vnet_hdr,
+        };
+        Ok(Self {
+            name: interface.to_owned(),
+            caps,
+            stats: PortStats::default(),
+            pool: Pool::default(),
+            rx: rx::Receiver::new(options.vnet_hdr),
+            tx: tx::Sender::new(options.vnet_hdr, bypass),
+            socket,
+        })
+    }
+
+    /// The interface's name when it was opened.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Port for AfPacket {
+    type Buf = HeapBuf;
+
+    fn rx(&mut self, out: &mut Vec<Packet<HeapBuf>>, max: usize) -> usize {
+        self.rx
+            .receive(&self.socket, &mut self.pool, &mut self.stats, out, max)
+    }
+
+    fn tx(&mut self, batch: &mut Vec<Packet<HeapBuf>>) {
+        self.tx
+            .send(&self.name, &self.socket, &mut self.stats, batch);
+        for packet in batch.drain(..) {
+            self.pool.put(packet.buf);
+        }
+    }
+
+    fn alloc(&mut self, capacity: usize) -> HeapBuf {
+        self.pool.get(capacity)
+    }
+
+    fn recycle(&mut self, buf: HeapBuf) {
+        self.pool.put(buf);
+    }
+
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn stats(&self) -> PortStats {
+        PortStats {
+            rx_missed: self.stats.rx_missed + self.socket.missed(),
+            ..self.stats
+        }
+    }
+
+    fn poll_fd(&self) -> Option<RawFd> {
+        Some(self.socket.fd())
+    }
+}
