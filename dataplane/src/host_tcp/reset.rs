@@ -1,0 +1,35 @@
+//! The answer to a segment that belongs to no connection.
+
+use super::segment::{parse_tcp, Header, SynOptions, ACK, RST};
+
+/// The RST for a segment without a flow (RFC 9293 §3.10.7.1), as an IPv4 packet whose TCP
+/// checksum is partial. `None` for a RST, for what is not a whole TCP segment, and for a sender
+/// that cannot be answered. The caller limits the rate.
+pub fn rst_for(ip_packet: &[u8]) -> Option<Vec<u8>> {
+    let s = parse_tcp(ip_packet)?;
+    let from = s.src.ip();
+    if s.has(RST)
+        || from.is_unspecified()
+        || from.is_multicast()
+        || from.is_broadcast()
+        || s.dst.ip().is_multicast()
+        || s.dst.ip().is_broadcast()
+    {
+        return None;
+    }
+    let (seq, ack, flags) = if s.has(ACK) {
+        (s.ack, 0, RST)
+    } else {
+        (0, s.seq.wrapping_add(s.seq_len()), RST | ACK)
+    };
+    let header = Header {
+        src: s.dst,
+        dst: s.src,
+        seq,
+        ack,
+        flags,
+        window: 0,
+        syn: SynOptions::default(),
+    };
+    Some(header.to_packet())
+}
