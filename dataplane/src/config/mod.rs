@@ -1,0 +1,287 @@
+//! The router's configuration: a TOML file becomes a [`Config`] value that the
+//! rest of the router can rely on, or one [`ConfigError`] that says where it is
+//! wrong and what to do.
+//!
+//! ```text
+//! text --raw--> fields with their places --validate--> Config (names resolved, units typed)
+//! ```
+
+mod error;
+mod raw;
+mod units;
+mod validate;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use mef_crypto::{EngineKind, PrivateKey, PublicKey};
+use mef_packet::{BitRate, Bytes, PortId};
+
+pub use error::ConfigError;
+pub use units::{format_bytes, format_rate, parse_bytes, parse_rate, UnitError};
+
+/// UDP port of links where the file names none.
+pub const DEFAULT_LISTEN: u16 = 4800;
+
+/// Index of a peer in the running configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u16);
+
+/// A configuration that was found to be valid.
+#[derive(Clone)]
+pub struct Config {
+    pub name: String,
+    pub private_key: PrivateKey,
+    /// Limit of everything the router buffers for flows.
+    pub memory: Bytes,
+    /// Which AES-256-GCM implementation encrypts links.
+    pub engine: EngineKind,
+    /// What split flows do where no policy says otherwise.
+    pub open: OpenMode,
+    /// Path of the control socket.
+    pub control: Option<PathBuf>,
+    /// Pace at real-time priority where allowed.
+    pub realtime: bool,
+    /// Indexed by [`PortId`].
+    pub ports: Vec<Port>,
+    /// Indexed by [`PeerId`].
+    pub peers: Vec<Peer>,
+    pub routes: Vec<StaticRoute>,
+    /// In the order of the file: the first that matches wins.
+    pub policies: Vec<Policy>,
+}
+
+/// When the host's SYN is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OpenMode {
+    /// After the server has answered the far edge.
+    #[default]
+    Confirm,
+    /// At once.
+    Early,
+}
+
+/// Which kind of port an interface is opened as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    #[default]
+    AfPacket,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    pub name: String,
+    pub interface: String,
+    pub driver: Driver,
+    /// The router's own addresses with the networks they lie in; at least one.
+    pub addresses: Vec<Ipv4Net>,
+    /// Largest IPv4 packet, bytes; the interface's where the file names none.
+    pub mtu: Option<u16>,
+    /// UDP port of the links on this port.
+    pub listen: u16,
+    /// Present on every port that has peers.
+    pub line: Option<Line>,
+}
+
+impl Port {
+    /// The own address that lies in the same network as `neighbour`, else the first.
+    pub fn address_towards(&self, neighbour: Ipv4Addr) -> Option<Ipv4Addr> {
+        let near = self.addresses.iter().find(|net| net.contains(&neighbour));
+        near.or(self.addresses.first()).map(|net| net.addr())
+    }
+}
+
+/// What a port is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub up: BitRate,
+    pub down: BitRate,
+    /// Bytes that the line adds to (or takes from) each Ethernet frame without FCS.
+    pub overhead: i16,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    pub name: String,
+    pub public_key: PublicKey,
+    pub port: PortId,
+    /// Where the peer is; without it, it comes to us.
+    pub endpoint: Option<SocketAddrV4>,
+    /// Routed to the peer, and the only sources accepted from it.
+    pub prefixes: Vec<Ipv4Net>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticRoute {
+    pub prefix: Ipv4Net,
+    pub via: Via,
+}
+
+/// Where a static route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A router on a connected network.
+    Gateway { port: PortId, address: Ipv4Addr },
+    /// Through the link to a peer.
+    Peer(PeerId),
+}
+
+/// How a flow is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Split,
+    Datagram,
+}
+
+/// IP protocols that a policy can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Icmp,
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Icmp => 1,
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// What the flows that match all given keys are given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    pub source: Option<Ipv4Net>,
+    pub destination: Option<Ipv4Net>,
+    pub protocol: Option<Protocol>,
+    pub port: Option<u16>,
+    pub source_port: Option<u16>,
+    pub mode: Option<Mode>,
+    pub open: Option<OpenMode>,
+    pub weight: Option<f64>,
+}
+
+/// A flow as policies see it; ports are 0 where the protocol has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTuple {
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+    pub protocol: u8,
+    pub source_port: u16,
+    pub port: u16,
+}
+
+/// What policy decided for one flow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Treatment {
+    pub mode: Mode,
+    pub open: OpenMode,
+    pub weight: f64,
+}
+
+impl Policy {
+    /// Whether all keys that the policy has match.
+    pub fn matches(&self, flow: &FlowTuple) -> bool {
+        let ported = flow.protocol == Protocol::Tcp.number() || flow.protocol == Protocol::Udp.number();
+        self.source.is_none_or(|net| net.contains(&flow.source))
+            && self.destination.is_none_or(|net| net.contains(&flow.destination))
+            && self.protocol.is_none_or(|p| p.number() == flow.protocol)
+            && self.port.is_none_or(|p| ported && p == flow.port)
+            && self.source_port.is_none_or(|p| ported && p == flow.source_port)
+    }
+}
+
+impl Config {
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(id.0))
+    }
+
+    pub fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(usize::from(id.0))
+    }
+
+    /// The treatment of a flow: that of the first policy that matches, with
+    /// TCP split and everything else a datagram flow where it names no mode.
+    pub fn treatment(&self, flow: &FlowTuple) -> Treatment {
+        let policy = self.policies.iter().find(|p| p.matches(flow));
+        let tcp = flow.protocol == Protocol::Tcp.number();
+        let mode = match policy.and_then(|p| p.mode) {
+            Some(Mode::Datagram) => Mode::Datagram,
+            Some(Mode::Split) | None => if tcp { Mode::Split } else { Mode::Datagram },
+        };
+        Treatment {
+            mode,
+            open: policy.and_then(|p| p.open).unwrap_or(self.open),
+            weight: policy.and_then(|p| p.weight).unwrap_or(1.0),
+        }
+    }
+}
+
+/// What validation asks of the machine; the simulator answers for its own.
+pub trait Host {
+    fn interface_exists(&self, name: &str) -> bool;
+    /// The private key in `file`, or what is wrong with it.
+    fn private_key(&self, file: &Path) -> Result<PrivateKey, String>;
+}
+
+/// The machine this program runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThisMachine;
+
+impl Host for ThisMachine {
+    fn interface_exists(&self, name: &str) -> bool {
+        Path::new("/sys/class/net").join(name).exists()
+    }
+
+    fn private_key(&self, file: &Path) -> Result<PrivateKey, String> {
+        mef_crypto::keys::load_private_key(file).map_err(|e| e.to_string())
+    }
+}
+
+/// Reads and validates the configuration in `file` for this machine.
+pub fn load(file: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+    parse(&text, file, &ThisMachine)
+}
+
+/// Validates the configuration `text`; `file` is its name in messages, and paths in it are relative to its folder.
+pub fn parse(text: &str, file: &Path, host: &dyn Host) -> Result<Config, ConfigError> {
+    let raw = raw::read(text, file)?;
+    validate::validate(&raw, &error::Source { text, file }, host)
+}
+
+/// What `mef router check -c FILE` prints when the file is valid.
+pub fn check(file: &Path) -> Result<String, ConfigError> {
+    load(file).map(|config| summary(&config))
+}
+
+fn summary(config: &Config) -> String {
+    use core::fmt::Write;
+    let mut s = format!("configuration is valid: router {} with public key {}\n", config.name, config.private_key.public());
+    for port in &config.ports {
+        let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
+        // Writing into a String can not fail.
+        let _ = write!(s, "  port {} on {}: {}", port.name, port.interface, addresses.join(", "));
+        if let Some(line) = &port.line {
+            let _ = write!(s, ", line {} up, {} down", format_rate(line.up), format_rate(line.down));
+        }
+        s.push('\n');
+    }
+    for peer in &config.peers {
+        let prefixes: Vec<String> = peer.prefixes.iter().map(ToString::to_string).collect();
+        let port = config.port(peer.port).map_or("?", |p| p.name.as_str());
+        let endpoint = peer.endpoint.map_or("any address".to_owned(), |e| e.to_string());
+        let _ = writeln!(s, "  peer {} at {endpoint} through {port}: {}", peer.name, prefixes.join(", "));
+    }
+    let _ = write!(s, "  {} static routes, {} policies, {} of memory for flows", config.routes.len(), config.policies.len(), format_bytes(config.memory));
+    s
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,381 @@
+//! Which MAC address a neighbour has: ARP (RFC 826) with the rules of RFC 1122
+//! section 2.3.2. Sans-IO: the caller passes packets and time in, and takes
+//! [`Event`]s out. Packets for a neighbour that is not yet known wait here.
+//!
+//! ```text
+//!             resolve                     answer
+//!  (nothing) ---------> Incomplete --------------------> Reachable <---------.
+//!      ^    broadcast   | 3 requests, 1 s apart,         |  60 s, in use:    | answer
+//!      |                v unanswered                     v  3 unicasts       |
+//!      '------- Unreachable: packets returned         Probing --------------'
+//!      ^                                                 | unanswered
+//!      '-------------------------------------------------'  (traffic flows while probing)
+//! ```
+//!
+//! An entry comes into being when the router needs it, or when a host asks for
+//! one of the router's own addresses (it is about to be answered). Any other
+//! ARP, gratuitous or not, only updates what exists. Tables and queues are
+//! bounded, and what nobody uses makes room first.
+
+use core::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+
+use hashbrown::HashMap;
+use ipnet::Ipv4Net;
+use mef_packet::wire::arp::{self, Operation};
+use mef_packet::wire::MacAddr;
+use mef_packet::{Instant, PortId};
+
+use crate::drops::DropReason;
+
+const BROADCAST: MacAddr = [0xff; 6];
+const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+const ETHERNET_LEN: usize = 14;
+/// Ethernet and ARP header; ports pad it to the minimum of Ethernet.
+pub const FRAME_LEN: usize = ETHERNET_LEN + arp::LEN;
+
+const RETRY: Duration = Duration::from_secs(1);
+const TRIES: u8 = 3;
+const REACHABLE: Duration = Duration::from_secs(60);
+/// Neighbours per port.
+const MAX_ENTRIES: usize = 1024;
+/// Of these, unanswered ones: a scan must not keep the others out.
+const MAX_INCOMPLETE: usize = 512;
+/// Packets that wait for one neighbour, and for all of a port.
+const MAX_HELD: usize = 16;
+const MAX_HELD_PER_PORT: usize = 512;
+
+/// A port as ARP sees it.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    pub mac: MacAddr,
+    /// The router's own addresses with the networks they lie in.
+    pub addresses: Vec<Ipv4Net>,
+}
+
+impl Interface {
+    fn is_own(&self, ip: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == ip)
+    }
+
+    /// Whether a host with this address can be on the port.
+    fn may_be_neighbour(&self, ip: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|net| {
+            let edge = net.prefix_len() < 31 && (ip == net.network() || ip == net.broadcast());
+            net.contains(&ip) && !edge
+        })
+    }
+
+    fn source_towards(&self, ip: Ipv4Addr) -> Ipv4Addr {
+        let near = self.addresses.iter().find(|net| net.contains(&ip));
+        near.or(self.addresses.first()).map_or(Ipv4Addr::UNSPECIFIED, |net| net.addr())
+    }
+}
+
+/// The answer to [`Neighbours::resolve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    Known(MacAddr),
+    /// Asked for; [`hold`](Neighbours::hold) the packet.
+    Pending,
+    /// Can not be asked for now; drop the packet for this reason.
+    Refused(DropReason),
+}
+
+/// What the caller has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<T> {
+    /// Send this Ethernet frame.
+    Send { port: PortId, frame: [u8; FRAME_LEN] },
+    /// The neighbour of a held packet is known: send it.
+    Deliver { port: PortId, mac: MacAddr, packet: T },
+    /// Nobody answered: tell the packet's sender (ICMP host unreachable).
+    Unreachable { port: PortId, neighbour: Ipv4Addr, packet: T },
+    /// Gave way to a newer packet.
+    Dropped { packet: T, reason: DropReason },
+    /// Another station uses one of the router's own addresses.
+    Conflict { port: PortId, address: Ipv4Addr, mac: MacAddr },
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Incomplete { tries: u8, held: VecDeque<T> },
+    Reachable(MacAddr),
+    Probing { mac: MacAddr, tries: u8 },
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    state: State<T>,
+    /// Resolved since it was last confirmed.
+    used: bool,
+    /// When the address was last confirmed, or first asked for.
+    since: Instant,
+    /// Its one place among the timers.
+    timer: Instant,
+}
+
+#[derive(Debug)]
+struct Table<T> {
+    interface: Interface,
+    entries: HashMap<Ipv4Addr, Entry<T>>,
+    incomplete: usize,
+    held: usize,
+}
+
+/// The neighbours of all ports. `T` is what waits for an unknown one: a packet.
+#[derive(Debug)]
+pub struct Neighbours<T> {
+    tables: Vec<Table<T>>,
+    timers: BTreeSet<(Instant, PortId, Ipv4Addr)>,
+    events: VecDeque<Event<T>>,
+}
+
+impl<T> Neighbours<T> {
+    /// Empty tables for the ports, which [`PortId`] numbers in this order.
+    pub fn new(interfaces: impl IntoIterator<Item = Interface>) -> Self {
+        let table = |interface| Table { interface, entries: HashMap::new(), incomplete: 0, held: 0 };
+        Self { tables: interfaces.into_iter().map(table).collect(), timers: BTreeSet::new(), events: VecDeque::new() }
+    }
+
+    /// The MAC address of `ip` on `port`; an unknown one is asked for.
+    #[inline]
+    pub fn resolve(&mut self, now: Instant, port: PortId, ip: Ipv4Addr) -> Resolution {
+        let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
+            return Resolution::Refused(DropReason::UnresolvedNeighbour);
+        };
+        match table.entries.get_mut(&ip) {
+            Some(entry) => {
+                entry.used = true;
+                match entry.state {
+                    State::Reachable(mac) | State::Probing { mac, .. } => Resolution::Known(mac),
+                    State::Incomplete { .. } => Resolution::Pending,
+                }
+            }
+            None => self.ask(now, port, ip),
+        }
+    }
+
+    #[cold]
+    fn ask(&mut self, now: Instant, port: PortId, ip: Ipv4Addr) -> Resolution {
+        let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
+            return Resolution::Refused(DropReason::UnresolvedNeighbour);
+        };
+        if !table.interface.may_be_neighbour(ip) || table.interface.is_own(ip) {
+            return Resolution::Refused(DropReason::UnresolvedNeighbour);
+        }
+        if table.incomplete >= MAX_INCOMPLETE || !table.make_room(port, &mut self.timers) {
+            return Resolution::Refused(DropReason::NeighbourTableFull);
+        }
+        let timer = now + RETRY;
+        let state = State::Incomplete { tries: 1, held: VecDeque::new() };
+        table.entries.insert(ip, Entry { state, used: true, since: now, timer });
+        table.incomplete += 1;
+        self.timers.insert((timer, port, ip));
+        self.events.push_back(request(port, &table.interface, ip, None));
+        Resolution::Pending
+    }
+
+    /// Keeps a packet until its neighbour, which [`resolve`](Self::resolve)
+    /// called pending, answers. The oldest gives way to it if too many wait.
+    pub fn hold(&mut self, port: PortId, ip: Ipv4Addr, packet: T) {
+        let entry = self.tables.get_mut(usize::from(port.0)).and_then(|t| Some((t.entries.get_mut(&ip)?, &mut t.held)));
+        let event = match entry {
+            Some((Entry { state: State::Incomplete { held, .. }, .. }, total)) => {
+                let displaced = if held.len() >= MAX_HELD || *total >= MAX_HELD_PER_PORT {
+                    *total -= usize::from(!held.is_empty());
+                    // With the port's room used up by others, the packet itself has to go.
+                    held.pop_front()
+                } else {
+                    None
+                };
+                if *total < MAX_HELD_PER_PORT {
+                    held.push_back(packet);
+                    *total += 1;
+                    displaced.map(|packet| Event::Dropped { packet, reason: DropReason::NeighbourQueueFull })
+                } else {
+                    Some(Event::Dropped { packet, reason: DropReason::NeighbourQueueFull })
+                }
+            }
+            Some((Entry { state: State::Reachable(mac) | State::Probing { mac, .. }, .. }, _)) => {
+                Some(Event::Deliver { port, mac: *mac, packet })
+            }
+            None => Some(Event::Dropped { packet, reason: DropReason::UnresolvedNeighbour }),
+        };
+        self.events.extend(event);
+    }
+
+    /// Takes in the payload of an ARP frame that arrived at `port`.
+    ///
+    /// # Errors
+    /// The reason to count the frame under, when it is no valid ARP or claims
+    /// an address that no neighbour on this port can have.
+    pub fn handle_arp(&mut self, now: Instant, port: PortId, payload: &[u8]) -> Result<(), DropReason> {
+        let packet = arp::Packet::parse(payload)?;
+        let Some(table) = self.tables.get_mut(usize::from(port.0)) else { return Err(DropReason::ArpBad) };
+        let (ip, mac) = (packet.sender_ip, packet.sender_mac);
+        if mac[0] & 1 != 0 || mac == [0; 6] || mac == table.interface.mac {
+            return Err(DropReason::ArpBad);
+        }
+        if table.interface.is_own(ip) {
+            self.events.push_back(Event::Conflict { port, address: ip, mac });
+            return Ok(());
+        }
+        let for_us = packet.operation == Operation::Request && table.interface.is_own(packet.target_ip);
+        // A sender of 0.0.0.0 checks whether an address is free (RFC 5227): answered, not learned.
+        if ip != Ipv4Addr::UNSPECIFIED {
+            if !table.interface.may_be_neighbour(ip) {
+                return Err(DropReason::ArpBad);
+            }
+            if table.entries.contains_key(&ip) || for_us {
+                self.learn(now, port, ip, mac);
+            }
+        }
+        if for_us {
+            self.reply(port, &packet);
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, now: Instant, port: PortId, ip: Ipv4Addr, mac: MacAddr) {
+        let Some(table) = self.tables.get_mut(usize::from(port.0)) else { return };
+        if !table.entries.contains_key(&ip) && !table.make_room(port, &mut self.timers) {
+            return;
+        }
+        let timer = now + REACHABLE;
+        let entry = Entry { state: State::Reachable(mac), used: false, since: now, timer };
+        if let Some(old) = table.entries.insert(ip, entry) {
+            self.timers.remove(&(old.timer, port, ip));
+            if let State::Incomplete { held, .. } = old.state {
+                table.incomplete -= 1;
+                table.held -= held.len();
+                self.events.extend(held.into_iter().map(|packet| Event::Deliver { port, mac, packet }));
+            }
+        }
+        self.timers.insert((timer, port, ip));
+    }
+
+    fn reply(&mut self, port: PortId, request: &arp::Packet) {
+        let Some(table) = self.tables.get(usize::from(port.0)) else { return };
+        let reply = arp::Packet {
+            operation: Operation::Reply,
+            sender_mac: table.interface.mac,
+            sender_ip: request.target_ip,
+            target_mac: request.sender_mac,
+            target_ip: request.sender_ip,
+        };
+        self.events.push_back(Event::Send { port, frame: frame(request.sender_mac, &reply) });
+    }
+
+    /// Tells the hosts on `port` where the router's own addresses are now (RFC 5227 section 2.3).
+    pub fn announce(&mut self, port: PortId) {
+        let Some(table) = self.tables.get(usize::from(port.0)) else { return };
+        let mac = table.interface.mac;
+        self.events.extend(table.interface.addresses.iter().map(|net| {
+            let packet = arp::Packet {
+                operation: Operation::Request,
+                sender_mac: mac,
+                sender_ip: net.addr(),
+                target_mac: [0; 6],
+                target_ip: net.addr(),
+            };
+            Event::Send { port, frame: frame(BROADCAST, &packet) }
+        }));
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _, _)| *at)
+    }
+
+    /// Repeats requests, probes old entries and gives up on silent ones.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, port, ip)) = self.timers.first().filter(|(at, _, _)| *at <= now) {
+            self.timers.remove(&(at, port, ip));
+            let Some(table) = self.tables.get_mut(usize::from(port.0)) else { continue };
+            let Some(entry) = table.entries.get_mut(&ip) else { continue };
+            let asked = match &mut entry.state {
+                State::Incomplete { tries, .. } if *tries < TRIES => {
+                    *tries += 1;
+                    Some(None)
+                }
+                State::Probing { mac, tries } if *tries < TRIES => {
+                    *tries += 1;
+                    Some(Some(*mac))
+                }
+                State::Reachable(mac) if entry.used => {
+                    let mac = *mac;
+                    entry.state = State::Probing { mac, tries: 1 };
+                    Some(Some(mac))
+                }
+                _ => None,
+            };
+            if let Some(mac) = asked {
+                entry.timer = now + RETRY;
+                self.timers.insert((entry.timer, port, ip));
+                self.events.push_back(request(port, &table.interface, ip, mac));
+            } else if let Some(Entry { state: State::Incomplete { held, .. }, .. }) = table.entries.remove(&ip) {
+                table.incomplete -= 1;
+                table.held -= held.len();
+                let returned = held.into_iter().map(|packet| Event::Unreachable { port, neighbour: ip, packet });
+                self.events.extend(returned);
+            }
+        }
+    }
+
+    /// What is to be done next, until there is nothing.
+    pub fn poll_event(&mut self) -> Option<Event<T>> {
+        self.events.pop_front()
+    }
+
+    /// Neighbours on `port`, answered or not.
+    pub fn len(&self, port: PortId) -> usize {
+        self.tables.get(usize::from(port.0)).map_or(0, |t| t.entries.len())
+    }
+
+    pub fn is_empty(&self, port: PortId) -> bool {
+        self.len(port) == 0
+    }
+}
+
+impl<T> Table<T> {
+    /// Whether there is room for one more entry, after the longest unused one was removed if need be.
+    fn make_room(&mut self, port: PortId, timers: &mut BTreeSet<(Instant, PortId, Ipv4Addr)>) -> bool {
+        if self.entries.len() < MAX_ENTRIES {
+            return true;
+        }
+        let idle = self.entries.iter().filter(|(_, e)| !e.used && matches!(e.state, State::Reachable(_)));
+        // By time and address, not by the map's order, so that a simulation repeats itself.
+        let Some((_, ip)) = idle.map(|(ip, e)| (e.since, *ip)).min() else { return false };
+        if let Some(entry) = self.entries.remove(&ip) {
+            timers.remove(&(entry.timer, port, ip));
+        }
+        true
+    }
+}
+
+/// A request for `ip`, to its last known address or to all.
+fn request<T>(port: PortId, interface: &Interface, ip: Ipv4Addr, mac: Option<MacAddr>) -> Event<T> {
+    let packet = arp::Packet {
+        operation: Operation::Request,
+        sender_mac: interface.mac,
+        sender_ip: interface.source_towards(ip),
+        target_mac: [0; 6],
+        target_ip: ip,
+    };
+    Event::Send { port, frame: frame(mac.unwrap_or(BROADCAST), &packet) }
+}
+
+fn frame(to: MacAddr, packet: &arp::Packet) -> [u8; FRAME_LEN] {
+    let mut frame = [0; FRAME_LEN];
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&packet.sender_mac);
+    frame[12..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_ARP);
+    let written = packet.emit(&mut frame[ETHERNET_LEN..]);
+    debug_assert!(written.is_ok(), "an ARP packet always has {} bytes", arp::LEN);
+    frame
+}
+
+#[cfg(test)]
+mod tests;
