@@ -34,6 +34,11 @@
 //! - out-of-order data is kept with at most 32 gaps (smoltcp's default is four,
 //!   its feature `assembler-max-segment-count-32` raises it); what exceeds them
 //!   is left to the host's retransmission;
+//! - a segment that was overtaken by one with a newer acknowledgement is left to
+//!   the host's retransmission too;
+//! - the receive ring goes round its memory also when it is empty, so that a
+//!   long connection comes to touch all of it, a short one only what it carries
+//!   (the transmit ring starts again at its beginning);
 //! - no congestion control towards the host: what bounds a burst is the host's
 //!   receive window, on the assumption that its segment is local;
 //! - no time-stamps (RFC 7323), no urgent pointer (data stays in line), no
@@ -169,7 +174,8 @@ impl HostState {
     pub fn connecting(&self) -> bool {
         !self.established && self.end.is_none()
     }
-    /// Nothing more will be read or written; only a [`TimeWait`] record may remain.
+    /// No packet will add to it: it ended early (bytes that came before may still be unread), or
+    /// both FINs are through and everything is read, and only a [`TimeWait`] record need remain.
     pub fn over(&self) -> bool {
         self.end.is_some() || (self.time_wait && self.remote_finished)
     }
