@@ -141,9 +141,7 @@ impl Port for MemPort {
                 }
                 Some(packet) => {
                     self.stats.tx_dropped += 1;
-                    if self.spare.len() < MAX_SPARE {
-                        self.spare.push(packet.buf);
-                    }
+                    self.recycle(packet.buf);
                 }
             }
         }
@@ -151,15 +149,13 @@ impl Port for MemPort {
 
     fn alloc(&mut self, capacity: usize) -> HeapBuf {
         match self.spare.pop() {
-            Some(mut buf) if buf.capacity() >= capacity => {
-                buf.reset();
-                buf
-            }
+            Some(buf) if buf.capacity() >= capacity => buf,
             _ => HeapBuf::with_capacity(capacity),
         }
     }
 
-    fn recycle(&mut self, buf: HeapBuf) {
+    fn recycle(&mut self, mut buf: HeapBuf) {
+        buf.reset();
         if self.spare.len() < MAX_SPARE {
             self.spare.push(buf);
         }

@@ -25,16 +25,15 @@ impl Pool {
             _ => (&mut self.large, capacity.max(LARGE)),
         };
         match shelf.pop() {
-            Some(mut buf) if buf.capacity() >= capacity => {
-                buf.reset();
-                buf
-            }
+            Some(buf) if buf.capacity() >= capacity => buf,
             _ => HeapBuf::with_capacity(size),
         }
     }
 
     /// Takes a buffer back, whoever made it; one of an odd size is freed.
-    pub fn put(&mut self, buf: HeapBuf) {
+    pub fn put(&mut self, mut buf: HeapBuf) {
+        // First of all: a buffer that was never given memory has no headroom to speak of.
+        buf.reset();
         match buf.capacity() {
             LARGE.. if self.large.len() < MAX_LARGE => self.large.push(buf),
             SMALL..LARGE if self.small.len() < MAX_SMALL => self.small.push(buf),
