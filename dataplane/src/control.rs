@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// Longest time that one reader is served; a snapshot fits into the socket's buffer, so none needs it.
 const SERVE: Duration = Duration::from_secs(1);
@@ -75,7 +76,11 @@ pub enum ControlError {
     #[error("{}: exists and is no socket; remove it, or set another router.control", path.display())]
     NotASocket { path: PathBuf },
     #[error("{}: cannot {what} the control socket: {source}; check the folder and its permissions", path.display())]
-    Os { path: PathBuf, what: &'static str, source: io::Error },
+    Os {
+        path: PathBuf,
+        what: &'static str,
+        source: io::Error,
+    },
 }
 
 /// Where the router puts its snapshots.
@@ -86,7 +91,10 @@ impl Publisher {
     /// Makes `json` what the next reader gets; the lock is held for a pointer's exchange only.
     pub fn publish_json(&self, json: String) {
         let next: Arc<str> = json.into();
-        let last = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
+        let last = std::mem::replace(
+            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            next,
+        );
         drop(last);
     }
 
@@ -100,7 +108,10 @@ impl Publisher {
     }
 
     fn latest(&self) -> Arc<str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -110,6 +121,7 @@ pub struct ControlServer {
     path: PathBuf,
     publisher: Publisher,
     stop: Arc<AtomicBool>,
+    listener: Arc<UnixListener>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -120,19 +132,37 @@ impl ControlServer {
     /// See [`ControlError`].
     pub fn start(path: &Path) -> Result<Self, ControlError> {
         remove_stale(path)?;
-        let os = |what| move |source| ControlError::Os { path: path.to_owned(), what, source };
+        let os = |what| {
+            move |source| ControlError::Os {
+                path: path.to_owned(),
+                what,
+                source,
+            }
+        };
         let listener = bind(path).map_err(|e| match e.kind() {
-            io::ErrorKind::AddrInUse => ControlError::InUse { path: path.to_owned() },
+            io::ErrorKind::AddrInUse => ControlError::InUse {
+                path: path.to_owned(),
+            },
             _ => os("create")(e),
         })?;
         let publisher = Publisher::default();
         let stop = Arc::new(AtomicBool::new(false));
+        let listener = Arc::new(listener);
         let thread = {
-            let (publisher, stop) = (publisher.clone(), stop.clone());
+            let (listener, publisher, stop) = (listener.clone(), publisher.clone(), stop.clone());
             let serve = move || serve(&listener, &publisher, &stop);
-            std::thread::Builder::new().name("mef-control".into()).spawn(serve).map_err(os("serve"))?
+            std::thread::Builder::new()
+                .name("mef-control".into())
+                .spawn(serve)
+                .map_err(os("serve"))?
         };
-        Ok(Self { path: path.to_owned(), publisher, stop, thread: Some(thread) })
+        Ok(Self {
+            path: path.to_owned(),
+            publisher,
+            stop,
+            listener,
+            thread: Some(thread),
+        })
     }
 
     /// A handle for the thread that makes the snapshots.
@@ -144,8 +174,10 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // Wakes the thread from accept(); if nobody can connect it has ended or will see the flag with its next reader.
-        let woken = UnixStream::connect(&self.path).is_ok();
+        // Wakes the thread from accept(), which fails from now on.
+        let woken = SockRef::from(&*self.listener)
+            .shutdown(Shutdown::Both)
+            .is_ok();
         // Nothing is left to be done if it is gone already.
         let _ = fs::remove_file(&self.path);
         if let Some(thread) = self.thread.take().filter(|_| woken) {
@@ -157,25 +189,41 @@ impl Drop for ControlServer {
 fn remove_stale(path: &Path) -> Result<(), ControlError> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ControlError::Os { path: path.to_owned(), what: "look at", source }),
-        Ok(meta) if !meta.file_type().is_socket() => Err(ControlError::NotASocket { path: path.to_owned() }),
+        Err(source) => Err(ControlError::Os {
+            path: path.to_owned(),
+            what: "look at",
+            source,
+        }),
+        Ok(meta) if !meta.file_type().is_socket() => Err(ControlError::NotASocket {
+            path: path.to_owned(),
+        }),
         Ok(_) => match UnixStream::connect(path) {
             // Refused means that nobody listens any more.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(|source| ControlError::Os { path: path.to_owned(), what: "remove the stale", source })
-            }
-            _ => Err(ControlError::InUse { path: path.to_owned() }),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+                .map_err(|source| ControlError::Os {
+                    path: path.to_owned(),
+                    what: "remove the stale",
+                    source,
+                }),
+            _ => Err(ControlError::InUse {
+                path: path.to_owned(),
+            }),
         },
     }
 }
 
 /// Binds with mode 0600 from the first moment on: the file takes its mode from the socket (unix(7)).
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+    let socket = File::from(OwnedFd::from(Socket::new(
+        Domain::UNIX,
+        Type::STREAM,
+        None,
+    )?));
     socket.set_permissions(Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
-    let listening = fs::set_permissions(path, Permissions::from_mode(0o600)).and_then(|()| socket.listen(BACKLOG));
+    let listening = fs::set_permissions(path, Permissions::from_mode(0o600))
+        .and_then(|()| socket.listen(BACKLOG));
     if let Err(e) = listening {
         let _ = fs::remove_file(path);
         return Err(e);
@@ -238,7 +286,9 @@ mod tests {
     fn read(path: &Path) -> String {
         let mut text = String::new();
         let mut stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         stream.read_to_string(&mut text).unwrap();
         text
     }
@@ -247,7 +297,13 @@ mod tests {
         Snapshot {
             name: "site-a".into(),
             ready: true,
-            links: vec![LinkSnapshot { peer: "site-b".into(), state: LinkState::Up, rtt_us: 200_000, mtu: 1500, ..Default::default() }],
+            links: vec![LinkSnapshot {
+                peer: "site-b".into(),
+                state: LinkState::Up,
+                rtt_us: 200_000,
+                mtu: 1500,
+                ..Default::default()
+            }],
             drops: [("ingress.ip.bad_checksum".into(), 3)].into(),
             alarms: vec!["configured 100 Mbit/s, seen 80".into()],
             ..Default::default()
@@ -272,10 +328,25 @@ mod tests {
     fn the_snapshot_has_the_agreed_keys() {
         let value = serde_json::to_value(snapshot()).unwrap();
         let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["alarms", "counters", "cpu_s", "drops", "links", "name", "queue_p99_us", "ready"]);
+        assert_eq!(
+            keys,
+            [
+                "alarms",
+                "counters",
+                "cpu_s",
+                "drops",
+                "links",
+                "name",
+                "queue_p99_us",
+                "ready"
+            ]
+        );
         let link = value["links"][0].as_object().unwrap();
         let keys: Vec<&String> = link.keys().collect();
-        assert_eq!(keys, ["flows", "loss", "mtu", "peer", "rate_bps", "rtt_us", "state"]);
+        assert_eq!(
+            keys,
+            ["flows", "loss", "mtu", "peer", "rate_bps", "rtt_us", "state"]
+        );
         assert_eq!(link["state"], "up");
     }
 
@@ -284,9 +355,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let server = ControlServer::start(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         drop(server);
         assert!(!path.exists());
+
+        // Ends although nobody can reach it any more.
+        let server = ControlServer::start(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        drop(server);
     }
 
     #[test]
@@ -296,15 +375,24 @@ mod tests {
         // A listener that is dropped leaves its file behind, as a killed router does.
         drop(UnixListener::bind(&path).unwrap());
         let server = ControlServer::start(&path).unwrap();
-        assert!(matches!(ControlServer::start(&path), Err(ControlError::InUse { .. })));
+        assert!(matches!(
+            ControlServer::start(&path),
+            Err(ControlError::InUse { .. })
+        ));
         assert_eq!(read(&path), "\n");
         drop(server);
 
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(ControlServer::start(&path), Err(ControlError::NotASocket { .. })));
+        assert!(matches!(
+            ControlServer::start(&path),
+            Err(ControlError::NotASocket { .. })
+        ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let nowhere = dir.path().join("none/a.sock");
-        assert!(matches!(ControlServer::start(&nowhere), Err(ControlError::Os { what: "create", .. })));
+        assert!(matches!(
+            ControlServer::start(&nowhere),
+            Err(ControlError::Os { what: "create", .. })
+        ));
     }
 
     #[test]

@@ -4,8 +4,8 @@
 
 use core::fmt;
 
-use mef_packet::wire::WireError;
 use mef_crypto::OpenError;
+use mef_packet::wire::WireError;
 
 /// Declares a fieldless enum with a static name and a place in an array per variant.
 macro_rules! named_enum {
@@ -207,20 +207,22 @@ pub struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { drops: Box::new([[0; DropReason::COUNT]; Stage::COUNT]) }
+        Self {
+            drops: Box::new([[0; DropReason::COUNT]; Stage::COUNT]),
+        }
     }
 }
 
 impl Counters {
     /// Counts one packet dropped by `stage` because of `reason`.
     #[inline]
-    pub fn drop(&mut self, stage: Stage, reason: DropReason) {
-        self.drop_many(stage, reason, 1);
+    pub fn count(&mut self, stage: Stage, reason: DropReason) {
+        self.count_many(stage, reason, 1);
     }
 
     /// Counts `n` packets at once.
     #[inline]
-    pub fn drop_many(&mut self, stage: Stage, reason: DropReason, n: u64) {
+    pub fn count_many(&mut self, stage: Stage, reason: DropReason, n: u64) {
         let c = &mut self.drops[stage as usize][reason as usize];
         *c = c.wrapping_add(n);
     }
@@ -240,7 +242,12 @@ impl Counters {
 
     /// Adds another worker's counters to these.
     pub fn merge(&mut self, other: &Self) {
-        for (a, b) in self.drops.iter_mut().flatten().zip(other.drops.iter().flatten()) {
+        for (a, b) in self
+            .drops
+            .iter_mut()
+            .flatten()
+            .zip(other.drops.iter().flatten())
+        {
             *a = a.wrapping_add(*b);
         }
     }
@@ -248,19 +255,26 @@ impl Counters {
     /// The counters that are not zero, in the order of stages and reasons.
     pub fn iter(&self) -> impl Iterator<Item = (Stage, DropReason, u64)> + '_ {
         Stage::ALL.iter().flat_map(move |&s| {
-            DropReason::ALL.iter().map(move |&r| (s, r, self.get(s, r))).filter(|&(_, _, n)| n > 0)
+            DropReason::ALL
+                .iter()
+                .map(move |&r| (s, r, self.get(s, r)))
+                .filter(|&(_, _, n)| n > 0)
         })
     }
 
     /// The counters that are not zero under their full names, such as `ingress.ip.bad_checksum`.
     pub fn named(&self) -> std::collections::BTreeMap<String, u64> {
-        self.iter().map(|(s, r, n)| (format!("{s}.{r}"), n)).collect()
+        self.iter()
+            .map(|(s, r, n)| (format!("{s}.{r}"), n))
+            .collect()
     }
 }
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter().map(|(s, r, n)| ((s, r), n))).finish()
+        f.debug_map()
+            .entries(self.iter().map(|(s, r, n)| ((s, r), n)))
+            .finish()
     }
 }
 
@@ -277,7 +291,11 @@ mod tests {
         let stages: HashSet<&str> = Stage::ALL.iter().map(|s| s.as_str()).collect();
         assert_eq!(stages.len(), Stage::COUNT);
         for name in names.iter().chain(&stages) {
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'.'), "{name}");
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'.'),
+                "{name}"
+            );
         }
     }
 
@@ -294,11 +312,11 @@ mod tests {
     #[test]
     fn counts_per_stage_and_reason_and_merges() {
         let mut a = Counters::default();
-        a.drop(Stage::Ingress, DropReason::BadChecksum);
-        a.drop_many(Stage::Open, DropReason::BadChecksum, 2);
+        a.count(Stage::Ingress, DropReason::BadChecksum);
+        a.count_many(Stage::Open, DropReason::BadChecksum, 2);
         let mut b = Counters::default();
-        b.drop(Stage::Ingress, DropReason::BadChecksum);
-        b.drop(Stage::Tx, DropReason::Closed);
+        b.count(Stage::Ingress, DropReason::BadChecksum);
+        b.count(Stage::Tx, DropReason::Closed);
         a.merge(&b);
         let all: Vec<_> = a.iter().collect();
         assert_eq!(

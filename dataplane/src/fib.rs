@@ -40,7 +40,10 @@ impl<V: Copy> PrefixTable<V> {
         let mut sorted: Vec<(Ipv4Net, Option<V>)> = prefixes.into_iter().collect();
         // Short before long (and stable), so that a prefix never meets the children of a longer one.
         sorted.sort_by_key(|(net, _)| net.prefix_len());
-        let mut table = Self { nodes: vec![[0; 256]], values: Vec::with_capacity(sorted.len()) };
+        let mut table = Self {
+            nodes: vec![[0; 256]],
+            values: Vec::with_capacity(sorted.len()),
+        };
         for (net, value) in sorted {
             table.values.push(value);
             let entry = u32::try_from(table.values.len()).unwrap_or(0) & !CHILD;
@@ -57,14 +60,20 @@ impl<V: Copy> PrefixTable<V> {
             let at = usize::from(octet);
             if remaining <= 8 {
                 let span = 1 << (8 - remaining);
-                if let Some(entries) = self.nodes.get_mut(node).and_then(|n| n.get_mut(at..at + span)) {
+                if let Some(entries) = self
+                    .nodes
+                    .get_mut(node)
+                    .and_then(|n| n.get_mut(at..at + span))
+                {
                     entries.fill(entry);
                 }
                 return;
             }
             remaining -= 8;
             let next = self.nodes.len();
-            let Some(slot) = self.nodes.get_mut(node).and_then(|n| n.get_mut(at)) else { return };
+            let Some(slot) = self.nodes.get_mut(node).and_then(|n| n.get_mut(at)) else {
+                return;
+            };
             if *slot & CHILD != 0 {
                 node = (*slot & !CHILD) as usize;
             } else {
@@ -143,13 +152,19 @@ impl Fib {
     pub fn new(ports: &[Port], peers: &[Peer], statics: &[StaticRoute]) -> Self {
         let mut routes: Vec<(Ipv4Net, Option<Route>)> = Vec::new();
         let mut sources = Vec::new();
-        let ids = || (0..=u16::MAX);
+        let ids = || 0..=u16::MAX;
         // Of equal prefixes the later counts: static before peers before connected before own before holes.
         for route in statics {
-            routes.push((route.prefix, Some(match route.via {
-                Via::Gateway { port, address } => Route::Via { port, next_hop: address },
-                Via::Peer(peer) => Route::Peer(peer),
-            })));
+            routes.push((
+                route.prefix,
+                Some(match route.via {
+                    Via::Gateway { port, address } => Route::Via {
+                        port,
+                        next_hop: address,
+                    },
+                    Via::Peer(peer) => Route::Peer(peer),
+                }),
+            ));
         }
         for (id, peer) in ids().map(PeerId).zip(peers) {
             for &prefix in &peer.prefixes {
@@ -168,8 +183,15 @@ impl Fib {
                 routes.push((Ipv4Net::from(net.addr()), Some(Route::Local(port))));
             }
         }
-        routes.extend(MARTIAN.iter().filter_map(|&(a, len)| Some((Ipv4Net::new(a, len).ok()?, None))));
-        Self { routes: PrefixTable::new(routes), sources: PrefixTable::new(sources) }
+        routes.extend(
+            MARTIAN
+                .iter()
+                .filter_map(|&(a, len)| Some((Ipv4Net::new(a, len).ok()?, None))),
+        );
+        Self {
+            routes: PrefixTable::new(routes),
+            sources: PrefixTable::new(sources),
+        }
     }
 
     /// Where a packet to `destination` goes; `None` if there is no route or it may not be forwarded.
@@ -230,16 +252,34 @@ mod tests {
 
     #[test]
     fn a_router_with_one_peer() {
-        let via = Via::Gateway { port: PortId(1), address: address("192.0.2.2") };
+        let via = Via::Gateway {
+            port: PortId(1),
+            address: address("192.0.2.2"),
+        };
         let fib = Fib::new(
-            &[port(&["10.1.0.1/24"]), port(&["192.0.2.1/30", "198.51.100.1/31"])],
-            &[peer(&["10.2.0.0/24"]), peer(&["10.3.0.0/16", "10.4.0.1/32"])],
             &[
-                StaticRoute { prefix: net("0.0.0.0/0"), via },
-                StaticRoute { prefix: net("10.9.0.0/16"), via: Via::Peer(PeerId(1)) },
+                port(&["10.1.0.1/24"]),
+                port(&["192.0.2.1/30", "198.51.100.1/31"]),
+            ],
+            &[
+                peer(&["10.2.0.0/24"]),
+                peer(&["10.3.0.0/16", "10.4.0.1/32"]),
+            ],
+            &[
+                StaticRoute {
+                    prefix: net("0.0.0.0/0"),
+                    via,
+                },
+                StaticRoute {
+                    prefix: net("10.9.0.0/16"),
+                    via: Via::Peer(PeerId(1)),
+                },
             ],
         );
-        let gateway = Some(Route::Via { port: PortId(1), next_hop: address("192.0.2.2") });
+        let gateway = Some(Route::Via {
+            port: PortId(1),
+            next_hop: address("192.0.2.2"),
+        });
         for (destination, route) in [
             ("10.1.0.1", Some(Route::Local(PortId(0)))),
             ("10.1.0.2", Some(Route::Connected { port: PortId(0) })),
@@ -281,14 +321,19 @@ mod tests {
 
     #[test]
     fn a_small_table_is_small() {
-        let fib = Fib::new(&[port(&["10.1.0.1/24"]), port(&["192.0.2.1/30"])], &[peer(&["10.2.0.0/24"])], &[]);
+        let fib = Fib::new(
+            &[port(&["10.1.0.1/24"]), port(&["192.0.2.1/30"])],
+            &[peer(&["10.2.0.0/24"])],
+            &[],
+        );
         assert!(fib.routes.bytes() <= 10 << 10, "{}", fib.routes.bytes());
     }
 
     /// Prefixes that nest often: few different addresses, every length.
     fn prefixes() -> impl Strategy<Value = Vec<(Ipv4Net, Option<u32>)>> {
         let address = prop_oneof![any::<u32>(), any::<u32>().prop_map(|a| a & 0x0303_0303)];
-        let prefix = (address, 0u8..=32).prop_map(|(a, len)| Ipv4Net::new_assert(a.into(), len).trunc());
+        let prefix =
+            (address, 0u8..=32).prop_map(|(a, len)| Ipv4Net::new_assert(a.into(), len).trunc());
         prop::collection::vec((prefix, prop::option::weighted(0.9, any::<u32>())), 0..200)
     }
 

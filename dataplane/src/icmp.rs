@@ -25,7 +25,9 @@ pub enum IcmpError {
     ProtocolUnreachable,
     PortUnreachable,
     /// Needs to be fragmented and must not be (RFC 1191); the largest packet that passes, bytes.
-    FragmentationNeeded { mtu: u16 },
+    FragmentationNeeded {
+        mtu: u16,
+    },
     /// Communication administratively prohibited.
     Prohibited,
     /// Time to live exceeded in transit.
@@ -56,7 +58,9 @@ impl IcmpError {
             Self::ProtocolUnreachable => icmpv4::Error::Unreachable(unreachable::PROTOCOL),
             Self::PortUnreachable => icmpv4::Error::Unreachable(unreachable::PORT),
             Self::FragmentationNeeded { mtu } => icmpv4::Error::TooBig { mtu },
-            Self::Prohibited => icmpv4::Error::Unreachable(unreachable::ADMINISTRATIVELY_PROHIBITED),
+            Self::Prohibited => {
+                icmpv4::Error::Unreachable(unreachable::ADMINISTRATIVELY_PROHIBITED)
+            }
             Self::TimeExceeded => icmpv4::Error::TimeExceeded(0),
         }
     }
@@ -75,7 +79,10 @@ const BURST: Duration = Duration::from_millis(100);
 
 impl Bucket {
     fn new(rate: u32) -> Self {
-        Self { cost: Duration::from_secs(1).checked_div(rate), used_until: Instant::ZERO }
+        Self {
+            cost: Duration::from_secs(1).checked_div(rate),
+            used_until: Instant::ZERO,
+        }
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -107,7 +114,10 @@ impl Default for Icmp {
 impl Icmp {
     /// `rate` is the number of messages per second of each kind; 0 sends none.
     pub fn new(rate: u32) -> Self {
-        Self { buckets: [Bucket::new(rate); KINDS], limited: 0 }
+        Self {
+            buckets: [Bucket::new(rate); KINDS],
+            limited: 0,
+        }
     }
 
     /// Writes to `out` the IPv4 packet that tells the sender of `offending`
@@ -151,7 +161,12 @@ impl Icmp {
     /// for part of one, [`DropReason::MartianSource`] or [`DropReason::MartianDestination`] where
     /// an answer has nowhere to go, [`DropReason::RateLimited`], or what is wrong with the packet;
     /// `out` is empty then.
-    pub fn echo_reply(&mut self, now: Instant, request: &[u8], out: &mut Vec<u8>) -> Result<(), DropReason> {
+    pub fn echo_reply(
+        &mut self,
+        now: Instant,
+        request: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), DropReason> {
         out.clear();
         let view = View::parse(request)?;
         if view.is_fragment() {
@@ -189,7 +204,11 @@ impl Icmp {
     }
 
     fn take(&mut self, now: Instant, kind: usize) -> Result<(), DropReason> {
-        if self.buckets.get_mut(kind).is_some_and(|bucket| bucket.take(now)) {
+        if self
+            .buckets
+            .get_mut(kind)
+            .is_some_and(|bucket| bucket.take(now))
+        {
             return Ok(());
         }
         self.limited += 1;
@@ -236,13 +255,19 @@ mod tests {
             (IcmpError::HostUnreachable, [3, 1, 0, 0]),
             (IcmpError::ProtocolUnreachable, [3, 2, 0, 0]),
             (IcmpError::PortUnreachable, [3, 3, 0, 0]),
-            (IcmpError::FragmentationNeeded { mtu: 1400 }, [3, 4, 0x05, 0x78]),
+            (
+                IcmpError::FragmentationNeeded { mtu: 1400 },
+                [3, 4, 0x05, 0x78],
+            ),
             (IcmpError::Prohibited, [3, 13, 0, 0]),
             (IcmpError::TimeExceeded, [11, 0, 0, 0]),
         ] {
             let sent = error(kind, &offending).unwrap();
             let view = View::parse(&sent).unwrap();
-            assert_eq!((view.src(), view.dst(), view.ttl(), view.protocol()), (ROUTER, HOST, 64, 1));
+            assert_eq!(
+                (view.src(), view.dst(), view.ttl(), view.protocol()),
+                (ROUTER, HOST, 64, 1)
+            );
             assert_eq!(usize::from(view.total_len()), sent.len());
             let icmp = view.payload();
             assert!(Sum::ZERO.bytes(icmp).is_valid());
@@ -258,35 +283,72 @@ mod tests {
         assert_eq!(error(IcmpError::TimeExceeded, &long).unwrap().len(), 576);
         let mut padded = udp(HOST, FAR, 1);
         padded.extend_from_slice(&[0xee; 25]);
-        assert_eq!(error(IcmpError::TimeExceeded, &padded).unwrap().len(), 20 + 8 + 21);
+        assert_eq!(
+            error(IcmpError::TimeExceeded, &padded).unwrap().len(),
+            20 + 8 + 21
+        );
     }
 
     #[test]
     fn what_may_not_be_answered_is_not() {
         let icmp = |kind: u8| packet(Header::new(HOST, FAR, 1), &[kind, 0, 0, 0, 0, 0, 0, 0]);
         for kind in [3, 4, 5, 11, 12] {
-            assert_eq!(error(IcmpError::TimeExceeded, &icmp(kind)), Err(DropReason::NotAnswerable), "type {kind}");
+            assert_eq!(
+                error(IcmpError::TimeExceeded, &icmp(kind)),
+                Err(DropReason::NotAnswerable),
+                "type {kind}"
+            );
         }
         for kind in [0, 8, 13] {
-            assert!(error(IcmpError::TimeExceeded, &icmp(kind)).is_ok(), "type {kind}");
+            assert!(
+                error(IcmpError::TimeExceeded, &icmp(kind)).is_ok(),
+                "type {kind}"
+            );
         }
         let empty = packet(Header::new(HOST, FAR, 1), &[]);
-        assert_eq!(error(IcmpError::TimeExceeded, &empty), Err(DropReason::NotAnswerable));
+        assert_eq!(
+            error(IcmpError::TimeExceeded, &empty),
+            Err(DropReason::NotAnswerable)
+        );
 
         let mut fragment = Header::new(HOST, FAR, 17);
         fragment.dont_fragment = false;
         fragment.more_fragments = true;
         assert!(error(IcmpError::TimeExceeded, &packet(fragment, &[0; 8])).is_ok());
         fragment.fragment_offset = 8;
-        assert_eq!(error(IcmpError::TimeExceeded, &packet(fragment, &[0; 8])), Err(DropReason::NotAnswerable));
+        assert_eq!(
+            error(IcmpError::TimeExceeded, &packet(fragment, &[0; 8])),
+            Err(DropReason::NotAnswerable)
+        );
 
-        for bad in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"] {
+        for bad in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+        ] {
             let bad: Ipv4Addr = bad.parse().unwrap();
-            assert_eq!(error(IcmpError::HostUnreachable, &udp(bad, FAR, 8)), Err(DropReason::NotAnswerable), "from {bad}");
-            assert_eq!(error(IcmpError::HostUnreachable, &udp(HOST, bad, 8)), Err(DropReason::NotAnswerable), "to {bad}");
+            assert_eq!(
+                error(IcmpError::HostUnreachable, &udp(bad, FAR, 8)),
+                Err(DropReason::NotAnswerable),
+                "from {bad}"
+            );
+            assert_eq!(
+                error(IcmpError::HostUnreachable, &udp(HOST, bad, 8)),
+                Err(DropReason::NotAnswerable),
+                "to {bad}"
+            );
         }
         let mut out = Vec::new();
-        let broadcast = Icmp::default().error(NOW, IcmpError::PortUnreachable, &udp(HOST, FAR, 8), ROUTER, true, &mut out);
+        let broadcast = Icmp::default().error(
+            NOW,
+            IcmpError::PortUnreachable,
+            &udp(HOST, FAR, 8),
+            ROUTER,
+            true,
+            &mut out,
+        );
         assert_eq!(broadcast, Err(DropReason::NotAnswerable));
     }
 
@@ -295,7 +357,13 @@ mod tests {
         icmp.extend_from_slice(data);
         let sum = Sum::ZERO.bytes(&icmp).checksum().to_be_bytes();
         icmp[2..4].copy_from_slice(&sum);
-        packet(Header { dscp_ecn: 0xb8, ..Header::new(HOST, ROUTER, 1) }, &icmp)
+        packet(
+            Header {
+                dscp_ecn: 0xb8,
+                ..Header::new(HOST, ROUTER, 1)
+            },
+            &icmp,
+        )
     }
 
     fn reply_to(request: &[u8]) -> Result<Vec<u8>, DropReason> {
@@ -311,7 +379,10 @@ mod tests {
             let data: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
             let reply = reply_to(&echo(&data)).unwrap();
             let view = View::parse(&reply).unwrap();
-            assert_eq!((view.src(), view.dst(), view.ttl(), view.dscp_ecn()), (ROUTER, HOST, 64, 0xb8));
+            assert_eq!(
+                (view.src(), view.dst(), view.ttl(), view.dscp_ecn()),
+                (ROUTER, HOST, 64, 0xb8)
+            );
             assert!(Sum::ZERO.bytes(view.payload()).is_valid());
             assert_eq!(&view.payload()[..2], [0, 0]);
             assert_eq!(&view.payload()[4..8], [0x12, 0x34, 0, 7]);
@@ -326,12 +397,25 @@ mod tests {
         *damaged.last_mut().unwrap() ^= 1;
         assert_eq!(reply_to(&damaged), Err(DropReason::BadChecksum));
         assert_eq!(reply_to(&good[..40]), Err(DropReason::Truncated));
-        assert_eq!(reply_to(&udp(HOST, ROUTER, 30)), Err(DropReason::NoListener));
-        assert_eq!(reply_to(&reply_to(&good).unwrap()), Err(DropReason::NoListener));
+        assert_eq!(
+            reply_to(&udp(HOST, ROUTER, 30)),
+            Err(DropReason::NoListener)
+        );
+        assert_eq!(
+            reply_to(&reply_to(&good).unwrap()),
+            Err(DropReason::NoListener)
+        );
         let short = packet(Header::new(HOST, ROUTER, 1), &[8, 0, 0xf7, 0xff]);
         assert_eq!(reply_to(&short), Err(DropReason::Truncated));
-        let fragment = Header { more_fragments: true, dont_fragment: false, ..Header::new(HOST, ROUTER, 1) };
-        assert_eq!(reply_to(&packet(fragment, &good[20..])), Err(DropReason::FragmentUnsupported));
+        let fragment = Header {
+            more_fragments: true,
+            dont_fragment: false,
+            ..Header::new(HOST, ROUTER, 1)
+        };
+        assert_eq!(
+            reply_to(&packet(fragment, &good[20..])),
+            Err(DropReason::FragmentUnsupported)
+        );
         let from_nobody = packet(Header::new(Ipv4Addr::UNSPECIFIED, ROUTER, 1), &good[20..]);
         assert_eq!(reply_to(&from_nobody), Err(DropReason::MartianSource));
         let to_all = packet(Header::new(HOST, Ipv4Addr::BROADCAST, 1), &good[20..]);
@@ -343,20 +427,58 @@ mod tests {
         let mut icmp = Icmp::new(1000);
         let (offending, mut out) = (udp(HOST, FAR, 8), Vec::new());
         let mut sent = |icmp: &mut Icmp, kind, from: u64, to: u64, step: usize| {
-            (from..to).step_by(step).filter(|us| {
-                icmp.error(Instant::from_micros(*us), kind, &offending, ROUTER, false, &mut out).is_ok()
-            }).count()
+            (from..to)
+                .step_by(step)
+                .filter(|us| {
+                    icmp.error(
+                        Instant::from_micros(*us),
+                        kind,
+                        &offending,
+                        ROUTER,
+                        false,
+                        &mut out,
+                    )
+                    .is_ok()
+                })
+                .count()
         };
         // 100 at once, then 1000 a second, whatever is asked for.
         let n = sent(&mut icmp, IcmpError::TimeExceeded, 1_000_000, 2_000_000, 10);
         assert!((1099..=1101).contains(&n), "{n}");
         assert_eq!(icmp.limited, 100_000 - n as u64);
-        assert_eq!(sent(&mut icmp, IcmpError::HostUnreachable, 2_000_000, 2_000_050, 1), 50);
+        assert_eq!(
+            sent(
+                &mut icmp,
+                IcmpError::HostUnreachable,
+                2_000_000,
+                2_000_050,
+                1
+            ),
+            50
+        );
         // A long pause is not saved up.
-        let n = sent(&mut icmp, IcmpError::TimeExceeded, 60_000_000, 60_001_000, 1);
+        let n = sent(
+            &mut icmp,
+            IcmpError::TimeExceeded,
+            60_000_000,
+            60_001_000,
+            1,
+        );
         assert!((100..=102).contains(&n), "{n}");
-        assert_eq!(sent(&mut Icmp::new(0), IcmpError::TimeExceeded, 1, 1_000, 1), 0);
-        assert_eq!(sent(&mut Icmp::new(1), IcmpError::TimeExceeded, 10_000_000, 20_000_000, 1_000), 10);
+        assert_eq!(
+            sent(&mut Icmp::new(0), IcmpError::TimeExceeded, 1, 1_000, 1),
+            0
+        );
+        assert_eq!(
+            sent(
+                &mut Icmp::new(1),
+                IcmpError::TimeExceeded,
+                10_000_000,
+                20_000_000,
+                1_000
+            ),
+            10
+        );
     }
 
     proptest! {
@@ -365,12 +487,11 @@ mod tests {
             if let Some(first) = bytes.first_mut().filter(|_| fix) {
                 *first = 0x40 | (*first & 0x0f);
             }
-            for result in [error(IcmpError::FragmentationNeeded { mtu: 1280 }, &bytes), reply_to(&bytes)] {
-                if let Ok(out) = result {
-                    let view = View::parse(&out).unwrap();
-                    prop_assert!(Sum::ZERO.bytes(view.payload()).is_valid());
-                    prop_assert!(out.len() <= icmpv4::MAX_ERROR_LEN || view.payload()[0] == 0);
-                }
+            let answers = [error(IcmpError::FragmentationNeeded { mtu: 1280 }, &bytes), reply_to(&bytes)];
+            for out in answers.into_iter().flatten() {
+                let view = View::parse(&out).unwrap();
+                prop_assert!(Sum::ZERO.bytes(view.payload()).is_valid());
+                prop_assert!(out.len() <= icmpv4::MAX_ERROR_LEN || view.payload()[0] == 0);
             }
         }
     }

@@ -81,16 +81,26 @@ pub fn generate(file: Option<&Path>, out: &mut dyn Write) -> Result<(), KeysErro
 ///
 /// # Errors
 /// [`KeyError`] for the file, [`KeysError::Input`] for what is no key on `input`.
-pub fn public(file: Option<&Path>, input: &mut dyn Read, out: &mut dyn Write) -> Result<(), KeysError> {
+pub fn public(
+    file: Option<&Path>,
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+) -> Result<(), KeysError> {
     let key = match file.filter(|f| *f != Path::new("-")) {
         Some(file) => load_private_key(file)?,
         None => {
             let mut text = String::new();
-            input.take(MAX_INPUT).read_to_string(&mut text).map_err(|e| match e.kind() {
-                io::ErrorKind::InvalidData => KeysError::Input,
-                _ => e.into(),
-            })?;
-            let bytes = BASE64.decode(text.trim()).ok().and_then(|b| <[u8; KEY_LEN]>::try_from(b).ok());
+            input
+                .take(MAX_INPUT)
+                .read_to_string(&mut text)
+                .map_err(|e| match e.kind() {
+                    io::ErrorKind::InvalidData => KeysError::Input,
+                    _ => e.into(),
+                })?;
+            let bytes = BASE64
+                .decode(text.trim())
+                .ok()
+                .and_then(|b| <[u8; KEY_LEN]>::try_from(b).ok());
             PrivateKey::from_bytes(bytes.ok_or(KeysError::Input)?)
         }
     };
@@ -117,10 +127,19 @@ mod tests {
         let file = dir.path().join("a.key");
         let shown = run(|out| generate(Some(&file), out)).unwrap();
         assert!(shown.trim().parse::<PublicKey>().is_ok(), "{shown}");
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(run(|out| public(Some(&file), &mut io::empty(), out)).unwrap(), shown);
+        assert_eq!(
+            std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            run(|out| public(Some(&file), &mut io::empty(), out)).unwrap(),
+            shown
+        );
         let again = run(|out| generate(Some(&file), out));
-        assert!(matches!(again, Err(KeysError::Key(KeyError::Exists { .. }))));
+        assert!(matches!(
+            again,
+            Err(KeysError::Key(KeyError::Exists { .. }))
+        ));
     }
 
     #[test]

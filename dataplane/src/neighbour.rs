@@ -69,7 +69,8 @@ impl Interface {
 
     fn source_towards(&self, ip: Ipv4Addr) -> Ipv4Addr {
         let near = self.addresses.iter().find(|net| net.contains(&ip));
-        near.or(self.addresses.first()).map_or(Ipv4Addr::UNSPECIFIED, |net| net.addr())
+        near.or(self.addresses.first())
+            .map_or(Ipv4Addr::UNSPECIFIED, |net| net.addr())
     }
 }
 
@@ -87,15 +88,30 @@ pub enum Resolution {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<T> {
     /// Send this Ethernet frame.
-    Send { port: PortId, frame: [u8; FRAME_LEN] },
+    Send {
+        port: PortId,
+        frame: [u8; FRAME_LEN],
+    },
     /// The neighbour of a held packet is known: send it.
-    Deliver { port: PortId, mac: MacAddr, packet: T },
+    Deliver {
+        port: PortId,
+        mac: MacAddr,
+        packet: T,
+    },
     /// Nobody answered: tell the packet's sender (ICMP host unreachable).
-    Unreachable { port: PortId, neighbour: Ipv4Addr, packet: T },
+    Unreachable {
+        port: PortId,
+        neighbour: Ipv4Addr,
+        packet: T,
+    },
     /// Gave way to a newer packet.
     Dropped { packet: T, reason: DropReason },
     /// Another station uses one of the router's own addresses.
-    Conflict { port: PortId, address: Ipv4Addr, mac: MacAddr },
+    Conflict {
+        port: PortId,
+        address: Ipv4Addr,
+        mac: MacAddr,
+    },
 }
 
 #[derive(Debug)]
@@ -135,8 +151,17 @@ pub struct Neighbours<T> {
 impl<T> Neighbours<T> {
     /// Empty tables for the ports, which [`PortId`] numbers in this order.
     pub fn new(interfaces: impl IntoIterator<Item = Interface>) -> Self {
-        let table = |interface| Table { interface, entries: HashMap::new(), incomplete: 0, held: 0 };
-        Self { tables: interfaces.into_iter().map(table).collect(), timers: BTreeSet::new(), events: VecDeque::new() }
+        let table = |interface| Table {
+            interface,
+            entries: HashMap::new(),
+            incomplete: 0,
+            held: 0,
+        };
+        Self {
+            tables: interfaces.into_iter().map(table).collect(),
+            timers: BTreeSet::new(),
+            events: VecDeque::new(),
+        }
     }
 
     /// The MAC address of `ip` on `port`; an unknown one is asked for.
@@ -169,20 +194,41 @@ impl<T> Neighbours<T> {
             return Resolution::Refused(DropReason::NeighbourTableFull);
         }
         let timer = now + RETRY;
-        let state = State::Incomplete { tries: 1, held: VecDeque::new() };
-        table.entries.insert(ip, Entry { state, used: true, since: now, timer });
+        let state = State::Incomplete {
+            tries: 1,
+            held: VecDeque::new(),
+        };
+        table.entries.insert(
+            ip,
+            Entry {
+                state,
+                used: true,
+                since: now,
+                timer,
+            },
+        );
         table.incomplete += 1;
         self.timers.insert((timer, port, ip));
-        self.events.push_back(request(port, &table.interface, ip, None));
+        self.events
+            .push_back(request(port, &table.interface, ip, None));
         Resolution::Pending
     }
 
     /// Keeps a packet until its neighbour, which [`resolve`](Self::resolve)
     /// called pending, answers. The oldest gives way to it if too many wait.
     pub fn hold(&mut self, port: PortId, ip: Ipv4Addr, packet: T) {
-        let entry = self.tables.get_mut(usize::from(port.0)).and_then(|t| Some((t.entries.get_mut(&ip)?, &mut t.held)));
+        let entry = self
+            .tables
+            .get_mut(usize::from(port.0))
+            .and_then(|t| Some((t.entries.get_mut(&ip)?, &mut t.held)));
         let event = match entry {
-            Some((Entry { state: State::Incomplete { held, .. }, .. }, total)) => {
+            Some((
+                Entry {
+                    state: State::Incomplete { held, .. },
+                    ..
+                },
+                total,
+            )) => {
                 let displaced = if held.len() >= MAX_HELD || *total >= MAX_HELD_PER_PORT {
                     *total -= usize::from(!held.is_empty());
                     // With the port's room used up by others, the packet itself has to go.
@@ -193,15 +239,32 @@ impl<T> Neighbours<T> {
                 if *total < MAX_HELD_PER_PORT {
                     held.push_back(packet);
                     *total += 1;
-                    displaced.map(|packet| Event::Dropped { packet, reason: DropReason::NeighbourQueueFull })
+                    displaced.map(|packet| Event::Dropped {
+                        packet,
+                        reason: DropReason::NeighbourQueueFull,
+                    })
                 } else {
-                    Some(Event::Dropped { packet, reason: DropReason::NeighbourQueueFull })
+                    Some(Event::Dropped {
+                        packet,
+                        reason: DropReason::NeighbourQueueFull,
+                    })
                 }
             }
-            Some((Entry { state: State::Reachable(mac) | State::Probing { mac, .. }, .. }, _)) => {
-                Some(Event::Deliver { port, mac: *mac, packet })
-            }
-            None => Some(Event::Dropped { packet, reason: DropReason::UnresolvedNeighbour }),
+            Some((
+                Entry {
+                    state: State::Reachable(mac) | State::Probing { mac, .. },
+                    ..
+                },
+                _,
+            )) => Some(Event::Deliver {
+                port,
+                mac: *mac,
+                packet,
+            }),
+            None => Some(Event::Dropped {
+                packet,
+                reason: DropReason::UnresolvedNeighbour,
+            }),
         };
         self.events.extend(event);
     }
@@ -211,18 +274,30 @@ impl<T> Neighbours<T> {
     /// # Errors
     /// The reason to count the frame under, when it is no valid ARP or claims
     /// an address that no neighbour on this port can have.
-    pub fn handle_arp(&mut self, now: Instant, port: PortId, payload: &[u8]) -> Result<(), DropReason> {
+    pub fn handle_arp(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
         let packet = arp::Packet::parse(payload)?;
-        let Some(table) = self.tables.get_mut(usize::from(port.0)) else { return Err(DropReason::ArpBad) };
+        let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
+            return Err(DropReason::ArpBad);
+        };
         let (ip, mac) = (packet.sender_ip, packet.sender_mac);
         if mac[0] & 1 != 0 || mac == [0; 6] || mac == table.interface.mac {
             return Err(DropReason::ArpBad);
         }
         if table.interface.is_own(ip) {
-            self.events.push_back(Event::Conflict { port, address: ip, mac });
+            self.events.push_back(Event::Conflict {
+                port,
+                address: ip,
+                mac,
+            });
             return Ok(());
         }
-        let for_us = packet.operation == Operation::Request && table.interface.is_own(packet.target_ip);
+        let for_us =
+            packet.operation == Operation::Request && table.interface.is_own(packet.target_ip);
         // A sender of 0.0.0.0 checks whether an address is free (RFC 5227): answered, not learned.
         if ip != Ipv4Addr::UNSPECIFIED {
             if !table.interface.may_be_neighbour(ip) {
@@ -239,25 +314,38 @@ impl<T> Neighbours<T> {
     }
 
     fn learn(&mut self, now: Instant, port: PortId, ip: Ipv4Addr, mac: MacAddr) {
-        let Some(table) = self.tables.get_mut(usize::from(port.0)) else { return };
+        let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
+            return;
+        };
         if !table.entries.contains_key(&ip) && !table.make_room(port, &mut self.timers) {
             return;
         }
         let timer = now + REACHABLE;
-        let entry = Entry { state: State::Reachable(mac), used: false, since: now, timer };
+        let entry = Entry {
+            state: State::Reachable(mac),
+            used: false,
+            since: now,
+            timer,
+        };
         if let Some(old) = table.entries.insert(ip, entry) {
             self.timers.remove(&(old.timer, port, ip));
             if let State::Incomplete { held, .. } = old.state {
                 table.incomplete -= 1;
                 table.held -= held.len();
-                self.events.extend(held.into_iter().map(|packet| Event::Deliver { port, mac, packet }));
+                self.events
+                    .extend(
+                        held.into_iter()
+                            .map(|packet| Event::Deliver { port, mac, packet }),
+                    );
             }
         }
         self.timers.insert((timer, port, ip));
     }
 
     fn reply(&mut self, port: PortId, request: &arp::Packet) {
-        let Some(table) = self.tables.get(usize::from(port.0)) else { return };
+        let Some(table) = self.tables.get(usize::from(port.0)) else {
+            return;
+        };
         let reply = arp::Packet {
             operation: Operation::Reply,
             sender_mac: table.interface.mac,
@@ -265,23 +353,32 @@ impl<T> Neighbours<T> {
             target_mac: request.sender_mac,
             target_ip: request.sender_ip,
         };
-        self.events.push_back(Event::Send { port, frame: frame(request.sender_mac, &reply) });
+        self.events.push_back(Event::Send {
+            port,
+            frame: frame(request.sender_mac, &reply),
+        });
     }
 
     /// Tells the hosts on `port` where the router's own addresses are now (RFC 5227 section 2.3).
     pub fn announce(&mut self, port: PortId) {
-        let Some(table) = self.tables.get(usize::from(port.0)) else { return };
+        let Some(table) = self.tables.get(usize::from(port.0)) else {
+            return;
+        };
         let mac = table.interface.mac;
-        self.events.extend(table.interface.addresses.iter().map(|net| {
-            let packet = arp::Packet {
-                operation: Operation::Request,
-                sender_mac: mac,
-                sender_ip: net.addr(),
-                target_mac: [0; 6],
-                target_ip: net.addr(),
-            };
-            Event::Send { port, frame: frame(BROADCAST, &packet) }
-        }));
+        self.events
+            .extend(table.interface.addresses.iter().map(|net| {
+                let packet = arp::Packet {
+                    operation: Operation::Request,
+                    sender_mac: mac,
+                    sender_ip: net.addr(),
+                    target_mac: [0; 6],
+                    target_ip: net.addr(),
+                };
+                Event::Send {
+                    port,
+                    frame: frame(BROADCAST, &packet),
+                }
+            }));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due next.
@@ -293,8 +390,12 @@ impl<T> Neighbours<T> {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(&(at, port, ip)) = self.timers.first().filter(|(at, _, _)| *at <= now) {
             self.timers.remove(&(at, port, ip));
-            let Some(table) = self.tables.get_mut(usize::from(port.0)) else { continue };
-            let Some(entry) = table.entries.get_mut(&ip) else { continue };
+            let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
+                continue;
+            };
+            let Some(entry) = table.entries.get_mut(&ip) else {
+                continue;
+            };
             let asked = match &mut entry.state {
                 State::Incomplete { tries, .. } if *tries < TRIES => {
                     *tries += 1;
@@ -314,11 +415,20 @@ impl<T> Neighbours<T> {
             if let Some(mac) = asked {
                 entry.timer = now + RETRY;
                 self.timers.insert((entry.timer, port, ip));
-                self.events.push_back(request(port, &table.interface, ip, mac));
-            } else if let Some(Entry { state: State::Incomplete { held, .. }, .. }) = table.entries.remove(&ip) {
+                self.events
+                    .push_back(request(port, &table.interface, ip, mac));
+            } else if let Some(Entry {
+                state: State::Incomplete { held, .. },
+                ..
+            }) = table.entries.remove(&ip)
+            {
                 table.incomplete -= 1;
                 table.held -= held.len();
-                let returned = held.into_iter().map(|packet| Event::Unreachable { port, neighbour: ip, packet });
+                let returned = held.into_iter().map(|packet| Event::Unreachable {
+                    port,
+                    neighbour: ip,
+                    packet,
+                });
                 self.events.extend(returned);
             }
         }
@@ -331,7 +441,9 @@ impl<T> Neighbours<T> {
 
     /// Neighbours on `port`, answered or not.
     pub fn len(&self, port: PortId) -> usize {
-        self.tables.get(usize::from(port.0)).map_or(0, |t| t.entries.len())
+        self.tables
+            .get(usize::from(port.0))
+            .map_or(0, |t| t.entries.len())
     }
 
     pub fn is_empty(&self, port: PortId) -> bool {
@@ -341,13 +453,22 @@ impl<T> Neighbours<T> {
 
 impl<T> Table<T> {
     /// Whether there is room for one more entry, after the longest unused one was removed if need be.
-    fn make_room(&mut self, port: PortId, timers: &mut BTreeSet<(Instant, PortId, Ipv4Addr)>) -> bool {
+    fn make_room(
+        &mut self,
+        port: PortId,
+        timers: &mut BTreeSet<(Instant, PortId, Ipv4Addr)>,
+    ) -> bool {
         if self.entries.len() < MAX_ENTRIES {
             return true;
         }
-        let idle = self.entries.iter().filter(|(_, e)| !e.used && matches!(e.state, State::Reachable(_)));
+        let idle = self
+            .entries
+            .iter()
+            .filter(|(_, e)| !e.used && matches!(e.state, State::Reachable(_)));
         // By time and address, not by the map's order, so that a simulation repeats itself.
-        let Some((_, ip)) = idle.map(|(ip, e)| (e.since, *ip)).min() else { return false };
+        let Some((_, ip)) = idle.map(|(ip, e)| (e.since, *ip)).min() else {
+            return false;
+        };
         if let Some(entry) = self.entries.remove(&ip) {
             timers.remove(&(entry.timer, port, ip));
         }
@@ -364,7 +485,10 @@ fn request<T>(port: PortId, interface: &Interface, ip: Ipv4Addr, mac: Option<Mac
         target_mac: [0; 6],
         target_ip: ip,
     };
-    Event::Send { port, frame: frame(mac.unwrap_or(BROADCAST), &packet) }
+    Event::Send {
+        port,
+        frame: frame(mac.unwrap_or(BROADCAST), &packet),
+    }
 }
 
 fn frame(to: MacAddr, packet: &arp::Packet) -> [u8; FRAME_LEN] {
@@ -373,7 +497,11 @@ fn frame(to: MacAddr, packet: &arp::Packet) -> [u8; FRAME_LEN] {
     frame[6..12].copy_from_slice(&packet.sender_mac);
     frame[12..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_ARP);
     let written = packet.emit(&mut frame[ETHERNET_LEN..]);
-    debug_assert!(written.is_ok(), "an ARP packet always has {} bytes", arp::LEN);
+    debug_assert!(
+        written.is_ok(),
+        "an ARP packet always has {} bytes",
+        arp::LEN
+    );
     frame
 }
 

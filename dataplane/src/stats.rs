@@ -51,7 +51,13 @@ impl Default for Histogram {
 
 impl Histogram {
     pub fn new() -> Self {
-        Self { counts: Box::new([0; LEN]), count: 0, sum_us: 0, min_us: u64::MAX, max_us: 0 }
+        Self {
+            counts: Box::new([0; LEN]),
+            count: 0,
+            sum_us: 0,
+            min_us: u64::MAX,
+            max_us: 0,
+        }
     }
 
     /// Counts one time; anything above 100 s counts as 100 s.
@@ -79,7 +85,11 @@ impl Histogram {
 
     /// The smallest time counted, microseconds; 0 when there is none.
     pub fn min_us(&self) -> u64 {
-        if self.count == 0 { 0 } else { self.min_us }
+        if self.count == 0 {
+            0
+        } else {
+            self.min_us
+        }
     }
 
     /// The largest time counted, microseconds; 0 when there is none.
@@ -89,7 +99,11 @@ impl Histogram {
 
     /// Mean, microseconds; 0 when nothing was counted.
     pub fn mean_us(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { self.sum_us as f64 / self.count as f64 }
+        if self.count == 0 {
+            0.0
+        } else {
+            self.sum_us as f64 / self.count as f64
+        }
     }
 
     /// The smallest time such that at least the share `q` (0 ..= 1) of all
@@ -152,7 +166,10 @@ mod tests {
     #[test]
     fn empty_and_single() {
         let mut h = Histogram::new();
-        assert_eq!((h.percentile_us(0.99), h.min_us(), h.max_us(), h.mean_us()), (0, 0, 0, 0.0));
+        assert_eq!(
+            (h.percentile_us(0.99), h.min_us(), h.max_us(), h.mean_us()),
+            (0, 0, 0, 0.0)
+        );
         h.record(Duration::from_millis(200));
         for q in [0.0, 0.5, 1.0] {
             assert_eq!(h.percentile_us(q), 200_000);

@@ -8,12 +8,23 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{}: cannot read the configuration: {source}; give the path of a readable file with -c", file.display())]
-    Read { file: PathBuf, source: std::io::Error },
+    Read {
+        file: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{}:{line}: {problem}", file.display())]
-    Invalid { file: PathBuf, line: usize, problem: Box<Problem> },
+    Invalid {
+        file: PathBuf,
+        line: usize,
+        problem: Box<Problem>,
+    },
     /// The message of the key file says what to do.
     #[error("{}:{line}: router.private_key: {message}", file.display())]
-    PrivateKey { file: PathBuf, line: usize, message: String },
+    PrivateKey {
+        file: PathBuf,
+        line: usize,
+        message: String,
+    },
 }
 
 impl ConfigError {

@@ -29,7 +29,7 @@ pub const DEFAULT_LISTEN: u16 = 4800;
 pub struct PeerId(pub u16);
 
 /// A configuration that was found to be valid.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub name: String,
     pub private_key: PrivateKey,
@@ -187,12 +187,17 @@ pub struct Treatment {
 impl Policy {
     /// Whether all keys that the policy has match.
     pub fn matches(&self, flow: &FlowTuple) -> bool {
-        let ported = flow.protocol == Protocol::Tcp.number() || flow.protocol == Protocol::Udp.number();
+        let ported =
+            flow.protocol == Protocol::Tcp.number() || flow.protocol == Protocol::Udp.number();
         self.source.is_none_or(|net| net.contains(&flow.source))
-            && self.destination.is_none_or(|net| net.contains(&flow.destination))
+            && self
+                .destination
+                .is_none_or(|net| net.contains(&flow.destination))
             && self.protocol.is_none_or(|p| p.number() == flow.protocol)
             && self.port.is_none_or(|p| ported && p == flow.port)
-            && self.source_port.is_none_or(|p| ported && p == flow.source_port)
+            && self
+                .source_port
+                .is_none_or(|p| ported && p == flow.source_port)
     }
 }
 
@@ -212,7 +217,13 @@ impl Config {
         let tcp = flow.protocol == Protocol::Tcp.number();
         let mode = match policy.and_then(|p| p.mode) {
             Some(Mode::Datagram) => Mode::Datagram,
-            Some(Mode::Split) | None => if tcp { Mode::Split } else { Mode::Datagram },
+            Some(Mode::Split) | None => {
+                if tcp {
+                    Mode::Split
+                } else {
+                    Mode::Datagram
+                }
+            }
         };
         Treatment {
             mode,
@@ -235,7 +246,15 @@ pub struct ThisMachine;
 
 impl Host for ThisMachine {
     fn interface_exists(&self, name: &str) -> bool {
-        Path::new("/sys/class/net").join(name).exists()
+        // Of this thread's network namespace; a /sys mounted elsewhere shows another one's.
+        match std::fs::read_to_string("/proc/thread-self/net/dev") {
+            Ok(devices) => devices.lines().any(|line| {
+                line.trim_start()
+                    .split_once(':')
+                    .is_some_and(|(dev, _)| dev == name)
+            }),
+            Err(_) => Path::new("/sys/class/net").join(name).exists(),
+        }
     }
 
     fn private_key(&self, file: &Path) -> Result<PrivateKey, String> {
@@ -245,8 +264,10 @@ impl Host for ThisMachine {
 
 /// Reads and validates the configuration in `file` for this machine.
 pub fn load(file: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
     parse(&text, file, &ThisMachine)
 }
 
@@ -263,23 +284,51 @@ pub fn check(file: &Path) -> Result<String, ConfigError> {
 
 fn summary(config: &Config) -> String {
     use core::fmt::Write;
-    let mut s = format!("configuration is valid: router {} with public key {}\n", config.name, config.private_key.public());
+    let mut s = format!(
+        "configuration is valid: router {} with public key {}\n",
+        config.name,
+        config.private_key.public()
+    );
     for port in &config.ports {
         let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
         // Writing into a String can not fail.
-        let _ = write!(s, "  port {} on {}: {}", port.name, port.interface, addresses.join(", "));
+        let _ = write!(
+            s,
+            "  port {} on {}: {}",
+            port.name,
+            port.interface,
+            addresses.join(", ")
+        );
         if let Some(line) = &port.line {
-            let _ = write!(s, ", line {} up, {} down", format_rate(line.up), format_rate(line.down));
+            let _ = write!(
+                s,
+                ", line {} up, {} down",
+                format_rate(line.up),
+                format_rate(line.down)
+            );
         }
         s.push('\n');
     }
     for peer in &config.peers {
         let prefixes: Vec<String> = peer.prefixes.iter().map(ToString::to_string).collect();
         let port = config.port(peer.port).map_or("?", |p| p.name.as_str());
-        let endpoint = peer.endpoint.map_or("any address".to_owned(), |e| e.to_string());
-        let _ = writeln!(s, "  peer {} at {endpoint} through {port}: {}", peer.name, prefixes.join(", "));
+        let endpoint = peer
+            .endpoint
+            .map_or("any address".to_owned(), |e| e.to_string());
+        let _ = writeln!(
+            s,
+            "  peer {} at {endpoint} through {port}: {}",
+            peer.name,
+            prefixes.join(", ")
+        );
     }
-    let _ = write!(s, "  {} static routes, {} policies, {} of memory for flows", config.routes.len(), config.policies.len(), format_bytes(config.memory));
+    let _ = write!(
+        s,
+        "  {} static routes, {} policies, {} of memory for flows",
+        config.routes.len(),
+        config.policies.len(),
+        format_bytes(config.memory)
+    );
     s
 }
 

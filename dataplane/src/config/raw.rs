@@ -97,24 +97,72 @@ pub(super) fn read(text: &str, file: &Path) -> Result<RawConfig, ConfigError> {
 fn refused(source: &Source<'_>, message: &str, span: Option<Range<usize>>) -> ConfigError {
     let at = span.unwrap_or(0..0);
     let place = Place::of(source.text, at.start);
-    if let Some((unknown, accepted)) = message.strip_prefix("unknown field `").and_then(|m| m.split_once("`, ")) {
-        let key = place.table.map_or(unknown.to_owned(), |t| format!("{t}.{unknown}"));
-        return source.error(&at, key, "a key that does not exist here", accepted, "correct its spelling or remove it");
+    if let Some((unknown, accepted)) = message
+        .strip_prefix("unknown field `")
+        .and_then(|m| m.split_once("`, "))
+    {
+        // Without a key on its line it is a table's header that is unknown.
+        let key = if place.key.is_some() {
+            place.full()
+        } else {
+            place.table.unwrap_or(unknown).to_owned()
+        };
+        let accepted = accepted.trim_start_matches("expected ");
+        return source.error(
+            &at,
+            key,
+            "a key that does not exist here",
+            accepted,
+            "correct its spelling or remove it",
+        );
     }
-    if let Some(missing) = message.strip_prefix("missing field `").and_then(|m| m.split_once('`')).map(|(k, _)| k) {
+    if let Some(missing) = message
+        .strip_prefix("missing field `")
+        .and_then(|m| m.split_once('`'))
+        .map(|(k, _)| k)
+    {
         // The span is the whole table, so its start is the header that lacks the key.
         let table = place.table.map_or(String::new(), |t| format!("{t}."));
-        return source.error(&at, format!("{table}{missing}"), "nothing", "this key, which has no default", "add it");
+        return source.error(
+            &at,
+            format!("{table}{missing}"),
+            "nothing",
+            "this key, which has no default",
+            "add it",
+        );
     }
-    let types = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
+    let types = message
+        .strip_prefix("invalid type: ")
+        .or(message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = types.and_then(|m| m.rsplit_once(", expected ")) {
+        let expected = match expected {
+            "i64" => "a whole number",
+            "f64" => "a number",
+            other => other,
+        };
         return source.error(&at, place.full(), found, expected, "change its value");
     }
     if message.starts_with("duplicate key") {
-        return source.error(&at, place.full(), "a second value for the same key", "one value", "remove one of the two");
+        return source.error(
+            &at,
+            place.full(),
+            "a second value for the same key",
+            "one value",
+            "remove one of the two",
+        );
     }
-    let key = if place.key.is_some() { place.full() } else { "syntax".to_owned() };
-    source.error(&at, key, message.replace('\n', ", "), "TOML (https://toml.io)", "correct the line")
+    let key = if place.key.is_some() {
+        place.full()
+    } else {
+        "syntax".to_owned()
+    };
+    source.error(
+        &at,
+        key,
+        message.replace('\n', ", "),
+        "TOML (https://toml.io)",
+        "correct the line",
+    )
 }
 
 /// Where in the text an offset is: its table and its key, as far as the lines show them.
@@ -125,17 +173,34 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(text: &'a str, offset: usize) -> Self {
-        let mut place = Place { table: None, key: None };
+        let mut place = Place {
+            table: None,
+            key: None,
+        };
         let mut start = 0;
         for line in text.split_inclusive('\n') {
             if start > offset {
                 break;
             }
             let trimmed = line.trim();
-            if let Some(name) = trimmed.strip_prefix('[').filter(|_| !line.starts_with([' ', '\t'])) {
-                let name = name.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
-                place = Place { table: Some(name), key: None };
-            } else if let Some((key, _)) = trimmed.split_once('=').filter(|_| !trimmed.starts_with(['#', '"'])) {
+            if let Some(name) = trimmed
+                .strip_prefix('[')
+                .filter(|_| !line.starts_with([' ', '\t']))
+            {
+                let name = name
+                    .trim_start_matches('[')
+                    .split(']')
+                    .next()
+                    .unwrap_or_default()
+                    .trim();
+                place = Place {
+                    table: Some(name),
+                    key: None,
+                };
+            } else if let Some((key, _)) = trimmed
+                .split_once('=')
+                .filter(|_| !trimmed.starts_with(['#', '"']))
+            {
                 place.key = Some(key.trim());
             }
             start += line.len();

@@ -11,8 +11,19 @@ pub enum UnitError {
     Size,
 }
 
-const RATES: [(&str, u64); 4] = [("Gbit/s", 1_000_000_000), ("Mbit/s", 1_000_000), ("kbit/s", 1_000), ("bit/s", 1)];
-const SIZES: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const RATES: [(&str, u64); 4] = [
+    ("Gbit/s", 1_000_000_000),
+    ("Mbit/s", 1_000_000),
+    ("kbit/s", 1_000),
+    ("bit/s", 1),
+];
+const SIZES: [(&str, u64); 5] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 /// Reads a rate such as `1.5Gbit/s`; case matters.
 pub fn parse_rate(text: &str) -> Result<BitRate, UnitError> {
@@ -35,14 +46,22 @@ pub fn format_bytes(bytes: Bytes) -> String {
 }
 
 fn format(value: u64, units: &[(&str, u64)]) -> String {
-    let fits = |(_, factor): &&(&str, u64)| value >= *factor && value % factor == 0;
-    let (unit, factor) = units.iter().find(fits).or(units.last()).copied().unwrap_or(("", 1));
+    let fits =
+        |(_, factor): &&(&str, u64)| value >= *factor && value.checked_rem(*factor) == Some(0);
+    let (unit, factor) = units
+        .iter()
+        .find(fits)
+        .or(units.last())
+        .copied()
+        .unwrap_or(("", 1));
     format!("{}{unit}", value / factor)
 }
 
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     // Longest units first, as "bit/s" also ends "kbit/s".
-    let (number, factor) = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))?;
+    let (number, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |s: &str| !s.is_empty() && s.len() <= 15 && s.bytes().all(|b| b.is_ascii_digit());
     if !digits(whole) || !digits(fraction) {
@@ -84,12 +103,36 @@ mod tests {
     #[test]
     fn refused() {
         for text in [
-            "", "100", "Mbit/s", "100 Mbit/s", "100mbit/s", "100MBit/s", "100Mbit", "100Mbps", "-1Mbit/s", "+1Mbit/s",
-            "1e3Mbit/s", ".5Mbit/s", "5.Mbit/s", "1.2.3Mbit/s", "0.0001kbit/s", "999999999999999Gbit/s", "100Mbit/s ", "1GiB",
+            "",
+            "100",
+            "Mbit/s",
+            "100 Mbit/s",
+            "100mbit/s",
+            "100MBit/s",
+            "100Mbit",
+            "100Mbps",
+            "-1Mbit/s",
+            "+1Mbit/s",
+            "1e3Mbit/s",
+            ".5Mbit/s",
+            "5.Mbit/s",
+            "1.2.3Mbit/s",
+            "0.0001kbit/s",
+            "999999999999999Gbit/s",
+            "100Mbit/s ",
+            "1GiB",
         ] {
             assert_eq!(parse_rate(text), Err(UnitError::Rate), "{text}");
         }
-        for text in ["1GB", "1G", "1gib", "1 GiB", "1Mbit/s", "99999999TiB", "0.3B"] {
+        for text in [
+            "1GB",
+            "1G",
+            "1gib",
+            "1 GiB",
+            "1Mbit/s",
+            "99999999TiB",
+            "0.3B",
+        ] {
             assert_eq!(parse_bytes(text), Err(UnitError::Size), "{text}");
         }
     }
