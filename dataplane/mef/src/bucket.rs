@@ -37,7 +37,14 @@ impl LineBudget {
     /// A bucket that is full at `now`. `overhead` is what the line adds to (or, negative, saves on)
     /// each frame as counted on Ethernet without FCS, in bytes.
     pub fn new(now: Instant, rate: BitRate, overhead: i16) -> Self {
-        let mut b = Self { rate, overhead, credit: 0, at: now, waiting: false, lost: 0 };
+        let mut b = Self {
+            rate,
+            overhead,
+            credit: 0,
+            at: now,
+            waiting: false,
+            lost: 0,
+        };
         b.credit = b.cap();
         b
     }
@@ -152,7 +159,10 @@ mod tests {
         let mut sent = 0;
         while now < Instant::from_millis(1000) {
             now = b.next_at(now);
-            assert!(b.try_take(now, FRAME), "next_at must be early enough and not too late");
+            assert!(
+                b.try_take(now, FRAME),
+                "next_at must be early enough and not too late"
+            );
             assert!(!b.try_take(now, FRAME));
             sent += FRAME.0;
         }
@@ -170,7 +180,10 @@ mod tests {
         while b.try_take(late, FRAME) {
             burst += FRAME.0;
         }
-        assert!(burst <= 12_500 + FRAME.0, "1 ms of 100 Mbit/s and the frame that crosses zero, got {burst}");
+        assert!(
+            burst <= 12_500 + FRAME.0,
+            "1 ms of 100 Mbit/s and the frame that crosses zero, got {burst}"
+        );
         assert_eq!(b.lost_credit_bytes(), 4 * 12_500);
     }
 

@@ -2,3 +2,20 @@
 //! their own: everything takes `now`, says what to send when asked, and says
 //! when it wants to be asked again.
 #![forbid(unsafe_code)]
+
+pub mod bucket;
+pub mod chunks;
+pub mod codec;
+pub mod guard;
+pub mod line;
+pub mod link;
+pub mod loss;
+pub mod pmtu;
+pub mod ranges;
+pub mod received;
+pub mod recv_stream;
+pub mod repair;
+pub mod rtt;
+pub mod scheduler;
+pub mod send_stream;
+pub mod sent;

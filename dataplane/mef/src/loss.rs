@@ -55,7 +55,10 @@ impl Default for LossEstimator {
 
 impl LossEstimator {
     pub fn new() -> Self {
-        let prior = Memory { packets: PRIOR_PACKETS, lost: PRIOR_PACKETS * FLOOR };
+        let prior = Memory {
+            packets: PRIOR_PACKETS,
+            lost: PRIOR_PACKETS * FLOOR,
+        };
         Self {
             block_packets: 0,
             block_lost: 0,
@@ -206,10 +209,18 @@ mod tests {
         feed(&mut e, &mut rng, 20_000, 0.001);
         feed(&mut e, &mut rng, 400, 0.1);
         assert!(e.mean() > 0.03, "after 400 packets at 10%: {}", e.mean());
-        assert!(e.repair_loss() > 0.05, "after 400 packets at 10%: {}", e.repair_loss());
+        assert!(
+            e.repair_loss() > 0.05,
+            "after 400 packets at 10%: {}",
+            e.repair_loss()
+        );
         feed(&mut e, &mut rng, 4000, 0.1);
         feed(&mut e, &mut rng, 400, 0.0);
-        assert!(e.mean() > 0.04, "400 good packets are no proof: {}", e.mean());
+        assert!(
+            e.mean() > 0.04,
+            "400 good packets are no proof: {}",
+            e.mean()
+        );
         feed(&mut e, &mut rng, 16_000, 0.0);
         assert!(e.mean() < 0.005, "{}", e.mean());
     }
@@ -223,7 +234,11 @@ mod tests {
             let (to_bad, to_good) = (0.0025, 0.125);
             let mut bad = false;
             for _ in 0..12_000 {
-                bad = if bad { rng.unit() >= to_good } else { rng.unit() < to_bad };
+                bad = if bad {
+                    rng.unit() >= to_good
+                } else {
+                    rng.unit() < to_bad
+                };
                 if bad {
                     e.on_lost(1);
                 } else {

@@ -53,10 +53,18 @@ struct Probe {
 
 impl Probe {
     fn new(size: u16) -> Self {
-        Self { size, tries: 0, outcome: Outcome::Waiting }
+        Self {
+            size,
+            tries: 0,
+            outcome: Outcome::Waiting,
+        }
     }
     fn lost(&mut self) {
-        self.outcome = if self.tries < TRIES { Outcome::Waiting } else { Outcome::Failed };
+        self.outcome = if self.tries < TRIES {
+            Outcome::Waiting
+        } else {
+            Outcome::Failed
+        };
     }
     fn expire(&mut self, now: Instant) {
         if matches!(self.outcome, Outcome::InFlight(until) if now >= until) {
@@ -157,7 +165,10 @@ impl PathMtu {
                 Outcome::InFlight(_) => return None,
                 Outcome::Failed => {
                     // Nothing passes at all: the link's matter, not the size's.
-                    self.black_hole = BlackHole { pause_until: now + SUSPICION_PAUSE, ..BlackHole::default() };
+                    self.black_hole = BlackHole {
+                        pause_until: now + SUSPICION_PAUSE,
+                        ..BlackHole::default()
+                    };
                 }
             }
         }
@@ -168,7 +179,10 @@ impl PathMtu {
             probe.expire(now);
         }
         self.settle(now);
-        self.probes.iter_mut().find(|p| p.outcome == Outcome::Waiting).map(|p| p.send(until))
+        self.probes
+            .iter_mut()
+            .find(|p| p.outcome == Outcome::Waiting)
+            .map(|p| p.send(until))
     }
 
     /// When [`poll_probe`](Self::poll_probe) will next have something to do.
@@ -187,14 +201,22 @@ impl PathMtu {
             }
             _ => Instant::FAR_FUTURE,
         };
-        self.probes.iter().map(due).min().unwrap_or(self.raise_at).min(silence)
+        self.probes
+            .iter()
+            .map(due)
+            .min()
+            .unwrap_or(self.raise_at)
+            .min(silence)
     }
 
     /// A probe of `size` was acknowledged. Sizes never probed are not believed.
     pub fn on_probe_acked(&mut self, now: Instant, size: u16) {
         if size == BASE && self.black_hole.confirm.is_some() {
             self.fall_back(now);
-        } else if size <= self.max && size > self.current && self.probes.iter().any(|p| p.size == size && p.tries > 0) {
+        } else if size <= self.max
+            && size > self.current
+            && self.probes.iter().any(|p| p.size == size && p.tries > 0)
+        {
             self.current = size;
             self.failed = self.failed.filter(|&f| f > size);
             self.probes.retain(|p| p.size > size);
@@ -210,7 +232,11 @@ impl PathMtu {
                 probe.lost();
             }
         }
-        for probe in self.probes.iter_mut().filter(|p| p.size == size && matches!(p.outcome, Outcome::InFlight(_))) {
+        for probe in self
+            .probes
+            .iter_mut()
+            .filter(|p| p.size == size && matches!(p.outcome, Outcome::InFlight(_)))
+        {
             probe.lost();
         }
         self.settle(now);
@@ -227,7 +253,10 @@ impl PathMtu {
     /// A packet that is not a probe was acknowledged; one above 1280 bytes clears every suspicion.
     pub fn on_packet_acked(&mut self, size: u16) {
         if size > BASE {
-            self.black_hole = BlackHole { pause_until: self.black_hole.pause_until, ..BlackHole::default() };
+            self.black_hole = BlackHole {
+                pause_until: self.black_hole.pause_until,
+                ..BlackHole::default()
+            };
         }
     }
 
@@ -245,7 +274,9 @@ impl PathMtu {
     /// So many large packets and not one answer for longer than an answer takes.
     fn suspect_silence(&mut self, now: Instant) {
         let b = &self.black_hole;
-        let silent = b.first_sent.is_some_and(|first| now >= first + self.answer_time);
+        let silent = b
+            .first_sent
+            .is_some_and(|first| now >= first + self.answer_time);
         if silent && b.sent >= SUSPICIOUS_LOSSES && self.current > BASE {
             self.suspect(now);
         }
@@ -275,7 +306,12 @@ impl PathMtu {
 
     /// Takes failed sizes out and, when none is left, probes the gap that remains.
     fn settle(&mut self, now: Instant) {
-        let failed = self.probes.iter().filter(|p| p.outcome == Outcome::Failed).map(|p| p.size).min();
+        let failed = self
+            .probes
+            .iter()
+            .filter(|p| p.outcome == Outcome::Failed)
+            .map(|p| p.size)
+            .min();
         if let Some(size) = failed {
             self.failed = Some(self.failed.map_or(size, |f| f.min(size)));
             self.probes.retain(|p| p.outcome != Outcome::Failed);
@@ -330,7 +366,15 @@ mod tests {
             let mut pmtu = PathMtu::new();
             pmtu.set_rtt(RTT, Duration::from_millis(25));
             pmtu.start(Instant::ZERO, max);
-            Self { mtu, loss, now: Instant::ZERO, rng: Rng(seed), pmtu, answers: vec![], probes: 0 }
+            Self {
+                mtu,
+                loss,
+                now: Instant::ZERO,
+                rng: Rng(seed),
+                pmtu,
+                answers: vec![],
+                probes: 0,
+            }
         }
         fn send(&mut self, size: u16, probe: bool) {
             let arrives = size <= self.mtu && self.rng.unit() >= self.loss;
@@ -341,7 +385,12 @@ mod tests {
         fn run(&mut self, ms: u64, data: bool) {
             for _ in 0..ms {
                 let now = self.now;
-                let due: Vec<_> = self.answers.iter().filter(|a| a.0 <= now).copied().collect();
+                let due: Vec<_> = self
+                    .answers
+                    .iter()
+                    .filter(|a| a.0 <= now)
+                    .copied()
+                    .collect();
                 self.answers.retain(|a| a.0 > now);
                 for (_, size, probe, arrives) in due {
                     match (probe, arrives) {
@@ -381,7 +430,10 @@ mod tests {
             let mut p = Path::new(mtu, 9000, 0.0, 1);
             p.run(6000, false);
             let found = p.pmtu.current();
-            assert!(found <= mtu && mtu - found <= STEP, "{found} on a path of {mtu}");
+            assert!(
+                found <= mtu && mtu - found <= STEP,
+                "{found} on a path of {mtu}"
+            );
             assert!(p.pmtu.is_complete());
             assert!(p.probes < 120, "{}", p.probes);
         }
@@ -392,7 +444,11 @@ mod tests {
         for seed in 1..=20 {
             let mut p = Path::new(1492, 1500, 0.2, seed);
             p.run(5000, true);
-            assert!(p.pmtu.current() >= 1480, "seed {seed}: {}", p.pmtu.current());
+            assert!(
+                p.pmtu.current() >= 1480,
+                "seed {seed}: {}",
+                p.pmtu.current()
+            );
             assert_eq!(p.pmtu.black_holes(), 0);
         }
     }
@@ -415,7 +471,11 @@ mod tests {
         assert_eq!(p.pmtu.black_holes(), 1);
         assert!(p.pmtu.current() <= 1400);
         p.run(1500, true);
-        assert!((1392..=1400).contains(&p.pmtu.current()), "{}", p.pmtu.current());
+        assert!(
+            (1392..=1400).contains(&p.pmtu.current()),
+            "{}",
+            p.pmtu.current()
+        );
     }
 
     #[test]

@@ -84,7 +84,11 @@ impl<K: Copy + Eq + Hash> Default for FairScheduler<K> {
 
 impl<K: Copy + Eq + Hash> FairScheduler<K> {
     pub fn new() -> Self {
-        let start = Checkpoint { at: Instant::ZERO, tag: 0, emptied: true };
+        let start = Checkpoint {
+            at: Instant::ZERO,
+            tag: 0,
+            emptied: true,
+        };
         Self {
             index: HashMap::new(),
             slots: Vec::new(),
@@ -114,7 +118,14 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
             }
             return;
         }
-        let new = Slot { key, weight, tag: self.virtual_time, order, is_active: false, place: 0 };
+        let new = Slot {
+            key,
+            weight,
+            tag: self.virtual_time,
+            order,
+            is_active: false,
+            place: 0,
+        };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot] = new;
@@ -192,8 +203,18 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
         }
     }
 
+    /// Weight of a flow that is active or remembered.
+    pub fn weight(&self, key: K) -> Option<u32> {
+        self.index
+            .get(&key)
+            .and_then(|&slot| self.slots.get(slot))
+            .map(|s| s.weight)
+    }
+
     pub fn is_active(&self, key: K) -> bool {
-        self.index.get(&key).is_some_and(|&slot| self.slots[slot].is_active)
+        self.index
+            .get(&key)
+            .is_some_and(|&slot| self.slots[slot].is_active)
     }
 
     /// Number of flows that have something to send.
@@ -219,7 +240,11 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
         });
         if now.since(self.newer.at) >= LEVEL_WINDOW {
             self.older = self.newer;
-            self.newer = Checkpoint { at: now, tag: self.virtual_time, emptied: self.active.is_empty() };
+            self.newer = Checkpoint {
+                at: now,
+                tag: self.virtual_time,
+                emptied: self.active.is_empty(),
+            };
         }
         result
     }
@@ -234,7 +259,12 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
         if self.active.is_empty() {
             self.newer.emptied = true;
             // End of a busy period: nobody was waiting, so nobody has taken anything from anybody.
-            let last = self.idle.iter().map(|&s| self.slots[s].tag).max().unwrap_or(0);
+            let last = self
+                .idle
+                .iter()
+                .map(|&s| self.slots[s].tag)
+                .max()
+                .unwrap_or(0);
             self.virtual_time = self.virtual_time.max(last);
         }
         self.forget_past();
@@ -271,7 +301,9 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
     }
 
     fn heap_remove(&mut self, slot: usize) {
-        let Slot { is_active, place, .. } = self.slots[slot];
+        let Slot {
+            is_active, place, ..
+        } = self.slots[slot];
         let heap = self.heap(is_active);
         heap.swap_remove(place);
         if place < heap.len() {
@@ -367,7 +399,10 @@ mod tests {
         }
         s.activate(99, 1);
         let next: Vec<u32> = (0..6).map(|_| serve(&mut s, 1500)).collect();
-        assert!(next.contains(&99), "served after those that were before it in this round: {next:?}");
+        assert!(
+            next.contains(&99),
+            "served after those that were before it in this round: {next:?}"
+        );
     }
 
     #[test]
@@ -429,7 +464,10 @@ mod tests {
         }
         let level = level.unwrap();
         assert!(level.saturated);
-        assert!((level.bytes_per_second / 2_500_000.0 - 1.0).abs() < 0.02, "{level:?}");
+        assert!(
+            (level.bytes_per_second / 2_500_000.0 - 1.0).abs() < 0.02,
+            "{level:?}"
+        );
         s.deactivate(0);
         s.deactivate(1);
         assert!(!s.level(Instant::from_millis(320)).unwrap().saturated);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! span     |s0|s1|s2|s3|s4|s5|s6..|     the last symbol is padded with zeros
-//! block 0   s0    s2    s4    s6        a span of more than 480 symbols has
+//! block 0   s0    s2    s4    s6        a span of more than 1024 symbols has
 //! block 1      s1    s3    s5           several blocks, interleaved
 //! repair   i = 0 1 2 3 ..               i belongs to block i mod B as well
 //! ```
@@ -23,7 +23,7 @@ pub const MAX_SPAN_BYTES: usize = 64 << 20;
 /// Largest span, in symbols.
 pub const MAX_SYMBOLS: usize = 32_768;
 /// Symbols that are encoded in one go.
-pub const MAX_BLOCK: usize = 480;
+pub const MAX_BLOCK: usize = 1024;
 const LEAST_REPAIRS: usize = 16;
 
 /// The cut of one span.
@@ -51,7 +51,13 @@ impl SpanLayout {
         }
         let blocks = symbols.div_ceil(MAX_BLOCK);
         let repairs_per_block = (symbols.div_ceil(blocks) / 2 + LEAST_REPAIRS).next_power_of_two();
-        Ok(Self { span_len, symbol_size, symbols, blocks, repairs_per_block })
+        Ok(Self {
+            span_len,
+            symbol_size,
+            symbols,
+            blocks,
+            repairs_per_block,
+        })
     }
 
     /// Length of the span in bytes.

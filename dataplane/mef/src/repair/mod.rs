@@ -23,7 +23,11 @@ pub enum SpanError {
     #[error("span of {0} symbols: at most {MAX_SYMBOLS} can be coded, use larger symbols or a shorter span")]
     TooManySymbols(usize),
     #[error("data at {offset}, {len} bytes, is outside of the span of {span_len} bytes")]
-    OutsideSpan { offset: usize, len: usize, span_len: usize },
+    OutsideSpan {
+        offset: usize,
+        len: usize,
+        span_len: usize,
+    },
     #[error("repair symbol {index} of {count}: no such symbol in this span")]
     RepairIndex { index: usize, count: usize },
     #[error("repair symbol of {got} bytes in a span whose symbols have {expected}")]

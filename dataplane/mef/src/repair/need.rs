@@ -38,8 +38,13 @@ pub fn repairs_needed(
     }
     let p = p.min(MAX_LOSS);
     // A probability that equals epsilon but for rounding is good enough.
-    let epsilon = if epsilon > 0.0 { epsilon.min(1.0) * (1.0 + 1e-9) } else { EPSILON };
-    let fails = |r: usize| tail(flying.saturating_add(r), spare.saturating_add(r) - lost, p) > epsilon;
+    let epsilon = if epsilon > 0.0 {
+        epsilon.min(1.0) * (1.0 + 1e-9)
+    } else {
+        EPSILON
+    };
+    let fails =
+        |r: usize| tail(flying.saturating_add(r), spare.saturating_add(r) - lost, p) > epsilon;
     if !fails(least) {
         return least;
     }
@@ -104,7 +109,10 @@ fn tail(n: usize, t: usize, p: f64) -> f64 {
     }
     let (nf, odds) = (n as f64, p / (1.0 - p));
     let term = |k: f64| {
-        (ln_factorial(nf) - ln_factorial(k) - ln_factorial(nf - k) + k * p.ln() + (nf - k) * (-p).ln_1p()).exp()
+        (ln_factorial(nf) - ln_factorial(k) - ln_factorial(nf - k)
+            + k * p.ln()
+            + (nf - k) * (-p).ln_1p())
+        .exp()
     };
     // Sums away from the mean, where terms fall faster than a geometric series.
     if (t as f64) < nf * p {
@@ -174,7 +182,14 @@ mod tests {
 
     #[test]
     fn the_table_of_the_rule() {
-        for (k, p, r) in [(71, 0.01, 4), (71, 0.05, 11), (71, 0.2, 34), (706, 0.01, 17), (706, 0.05, 58), (706, 0.2, 225)] {
+        for (k, p, r) in [
+            (71, 0.01, 4),
+            (71, 0.05, 11),
+            (71, 0.2, 34),
+            (706, 0.01, 17),
+            (706, 0.05, 58),
+            (706, 0.2, 225),
+        ] {
             let got = repairs_needed(k, 0, 0, 0, p, EPSILON);
             assert!(got.abs_diff(r) <= 1, "K {k} p {p}: {got} instead of {r}");
         }
@@ -187,7 +202,10 @@ mod tests {
                 for (rf, rr) in [(0, 0), (3, 0), (0, 3), (6, 8)] {
                     for p in [0.001, 0.01, 0.05, 0.2, 0.5] {
                         for eps in [1e-3, 1e-2] {
-                            let (a, b) = (repairs_needed(f, l, rf, rr, p, eps), brute_force(f, l, rf, rr, p, eps));
+                            let (a, b) = (
+                                repairs_needed(f, l, rf, rr, p, eps),
+                                brute_force(f, l, rf, rr, p, eps),
+                            );
                             assert_eq!(a, b, "F {f} L {l} Rf {rf} Rr {rr} p {p} eps {eps}");
                         }
                     }
@@ -202,7 +220,10 @@ mod tests {
             for p in [0.01, 0.05, 0.2] {
                 let exact = repairs_needed(f, 0, 0, 0, p, EPSILON);
                 let guess = estimate(f, 0, 0, p, EPSILON);
-                assert!(exact.abs_diff(guess) <= 2, "K {f} p {p}: {guess} instead of {exact}");
+                assert!(
+                    exact.abs_diff(guess) <= 2,
+                    "K {f} p {p}: {guess} instead of {exact}"
+                );
             }
         }
     }

@@ -18,7 +18,11 @@ pub fn warm_up() {
     if let Ok(mut encoder) = SpanEncoder::new(4, 2) {
         let first = encoder.repair(0, warm).map(<[u8]>::to_vec);
         if let (Ok(first), Ok(mut decoder)) = (first, SpanDecoder::new(4, 2)) {
-            if decoder.add_data(0, &[1, 1]).and_then(|()| decoder.add_repair(0, &first)).is_ok() {
+            if decoder
+                .add_data(0, &[1, 1])
+                .and_then(|()| decoder.add_repair(0, &first))
+                .is_ok()
+            {
                 decoder.try_decode();
             }
         }
@@ -38,7 +42,10 @@ impl SpanEncoder {
     /// If the span is empty, too long, or has too many symbols.
     pub fn new(span_len: usize, symbol_size: usize) -> Result<Self, SpanError> {
         let layout = SpanLayout::new(span_len, symbol_size)?;
-        Ok(Self { layout, repairs: vec![Vec::new(); layout.blocks()] })
+        Ok(Self {
+            layout,
+            repairs: vec![Vec::new(); layout.blocks()],
+        })
     }
 
     pub fn layout(&self) -> &SpanLayout {
@@ -55,7 +62,10 @@ impl SpanEncoder {
     ///
     /// # Errors
     /// Only if the code refuses the layout, which it does not for one that was accepted by [`new`](Self::new).
-    pub fn encode_next(&mut self, read: impl FnMut(Range<usize>, &mut [u8])) -> Result<bool, SpanError> {
+    pub fn encode_next(
+        &mut self,
+        read: impl FnMut(Range<usize>, &mut [u8]),
+    ) -> Result<bool, SpanError> {
         match self.repairs.iter().position(Vec::is_empty) {
             Some(block) => self.encode(block, read).map(|()| true),
             None => Ok(false),
@@ -66,8 +76,15 @@ impl SpanEncoder {
     ///
     /// # Errors
     /// [`SpanError::RepairIndex`] if the span has no more than `index` repair symbols.
-    pub fn repair(&mut self, index: usize, read: impl FnMut(Range<usize>, &mut [u8])) -> Result<&[u8], SpanError> {
-        let missing = SpanError::RepairIndex { index, count: self.layout.repairs() };
+    pub fn repair(
+        &mut self,
+        index: usize,
+        read: impl FnMut(Range<usize>, &mut [u8]),
+    ) -> Result<&[u8], SpanError> {
+        let missing = SpanError::RepairIndex {
+            index,
+            count: self.layout.repairs(),
+        };
         if index >= self.layout.repairs() {
             return Err(missing);
         }
@@ -77,10 +94,17 @@ impl SpanEncoder {
         }
         let size = self.layout.repair_size();
         let at = index / self.layout.blocks() * size;
-        self.repairs.get(block).and_then(|r| r.get(at..at + size)).ok_or(missing)
+        self.repairs
+            .get(block)
+            .and_then(|r| r.get(at..at + size))
+            .ok_or(missing)
     }
 
-    fn encode(&mut self, block: usize, mut read: impl FnMut(Range<usize>, &mut [u8])) -> Result<(), SpanError> {
+    fn encode(
+        &mut self,
+        block: usize,
+        mut read: impl FnMut(Range<usize>, &mut [u8]),
+    ) -> Result<(), SpanError> {
         let layout = self.layout;
         let count = layout.symbols_in(block);
         let size = layout.repair_size();
@@ -88,7 +112,10 @@ impl SpanEncoder {
         if count == 1 {
             // Every repair symbol of a single symbol is that symbol.
             let range = layout.bytes_of(layout.symbol_at(block, 0));
-            read(range.clone(), symbol.get_mut(..range.len()).unwrap_or_default());
+            read(
+                range.clone(),
+                symbol.get_mut(..range.len()).unwrap_or_default(),
+            );
             return self.store(block, symbol.repeat(layout.repairs_per_block()));
         }
         let mut encoder = ReedSolomonEncoder::new(count, layout.repairs_per_block(), size)?;
@@ -108,7 +135,10 @@ impl SpanEncoder {
 
     fn store(&mut self, block: usize, repairs: Vec<u8>) -> Result<(), SpanError> {
         let count = self.repairs.len();
-        *self.repairs.get_mut(block).ok_or(SpanError::Block { block, count })? = repairs;
+        *self
+            .repairs
+            .get_mut(block)
+            .ok_or(SpanError::Block { block, count })? = repairs;
         Ok(())
     }
 }
@@ -176,8 +206,15 @@ impl SpanDecoder {
     /// [`SpanError::OutsideSpan`], and nothing is taken.
     pub fn add_data(&mut self, offset: usize, bytes: &[u8]) -> Result<(), SpanError> {
         let span_len = self.layout.span_len();
-        let outside = SpanError::OutsideSpan { offset, len: bytes.len(), span_len };
-        let end = offset.checked_add(bytes.len()).filter(|&end| end <= span_len).ok_or(outside)?;
+        let outside = SpanError::OutsideSpan {
+            offset,
+            len: bytes.len(),
+            span_len,
+        };
+        let end = offset
+            .checked_add(bytes.len())
+            .filter(|&end| end <= span_len)
+            .ok_or(outside)?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -195,7 +232,13 @@ impl SpanDecoder {
             if let (Some(to), Some(from)) = (self.data.get_mut(part.clone()), source) {
                 to.copy_from_slice(from);
             }
-            if part == whole || self.covers(symbol, part.start - whole.start..part.end - whole.start, whole.len()) {
+            if part == whole
+                || self.covers(
+                    symbol,
+                    part.start - whole.start..part.end - whole.start,
+                    whole.len(),
+                )
+            {
                 self.mark_known(symbol);
             }
         }
@@ -212,7 +255,10 @@ impl SpanDecoder {
             return Err(SpanError::RepairIndex { index, count });
         }
         if bytes.len() != expected {
-            return Err(SpanError::RepairLength { got: bytes.len(), expected });
+            return Err(SpanError::RepairLength {
+                got: bytes.len(),
+                expected,
+            });
         }
         let block = self.layout.block_of_repair(index);
         let missing = self.missing_in(block);
@@ -230,7 +276,11 @@ impl SpanDecoder {
     pub fn try_decode(&mut self) -> Option<Vec<Recovered>> {
         let block = (0..self.layout.blocks()).find(|&b| {
             let missing = self.missing_in(b);
-            missing > 0 && self.blocks.get(b).is_some_and(|x| x.repairs.len() >= missing)
+            missing > 0
+                && self
+                    .blocks
+                    .get(b)
+                    .is_some_and(|x| x.repairs.len() >= missing)
         })?;
         let repairs = core::mem::take(&mut self.blocks.get_mut(block)?.repairs);
         let recovered = self.decode(block, &repairs).ok()?;
@@ -246,16 +296,28 @@ impl SpanDecoder {
         Some(recovered)
     }
 
-    fn decode(&self, block: usize, repairs: &[(usize, Vec<u8>)]) -> Result<Vec<Recovered>, SpanError> {
+    fn decode(
+        &self,
+        block: usize,
+        repairs: &[(usize, Vec<u8>)],
+    ) -> Result<Vec<Recovered>, SpanError> {
         let layout = &self.layout;
         let (count, size) = (layout.symbols_in(block), layout.repair_size());
         let recovered = |nth: usize, bytes: &[u8]| {
             let symbol = layout.symbol_at(block, nth);
             let range = layout.bytes_of(symbol);
-            Recovered { symbol, offset: range.start, bytes: bytes.get(..range.len()).unwrap_or(bytes).to_vec() }
+            Recovered {
+                symbol,
+                offset: range.start,
+                bytes: bytes.get(..range.len()).unwrap_or(bytes).to_vec(),
+            }
         };
         if count == 1 {
-            return Ok(repairs.first().map(|(_, bytes)| recovered(0, bytes)).into_iter().collect());
+            return Ok(repairs
+                .first()
+                .map(|(_, bytes)| recovered(0, bytes))
+                .into_iter()
+                .collect());
         }
         let mut decoder = ReedSolomonDecoder::new(count, layout.repairs_per_block(), size)?;
         let mut symbol = vec![0; size];
@@ -273,7 +335,10 @@ impl SpanDecoder {
             decoder.add_recovery_shard(*nth, bytes)?;
         }
         let restored = decoder.decode()?;
-        Ok(restored.restored_original_iter().map(|(nth, bytes)| recovered(nth, bytes)).collect())
+        Ok(restored
+            .restored_original_iter()
+            .map(|(nth, bytes)| recovered(nth, bytes))
+            .collect())
     }
 
     fn mark_known(&mut self, symbol: usize) {
@@ -382,7 +447,11 @@ mod tests {
         assert_eq!(layout.blocks(), 3);
         let lost: Vec<usize> = (symbols - 9..symbols).collect();
         let repairs: Vec<usize> = (0..9).collect();
-        assert_eq!(round_trip(&span, 10, &lost, &repairs), lost, "a burst takes as much from every block");
+        assert_eq!(
+            round_trip(&span, 10, &lost, &repairs),
+            lost,
+            "a burst takes as much from every block"
+        );
         let first: Vec<usize> = lost.iter().copied().filter(|s| s % 3 == 0).collect();
         assert_eq!(round_trip(&span, 10, &lost, &[0, 3, 6]), first);
     }
@@ -419,19 +488,37 @@ mod tests {
             calls += 1;
         }
         assert_eq!((calls, read), (3, span.len()));
-        let after = e.repair(5, |_, _| panic!("the data may be gone by now")).unwrap().to_vec();
+        let after = e
+            .repair(5, |_, _| panic!("the data may be gone by now"))
+            .unwrap()
+            .to_vec();
         assert_eq!(after.len(), 4);
     }
 
     #[test]
     fn numbers_of_a_hostile_peer_are_refused() {
-        assert_eq!(SpanDecoder::new(0, 1000).err(), Some(SpanError::SpanLength(0)));
-        assert_eq!(SpanDecoder::new(MAX_SPAN_BYTES + 1, 65_535).err(), Some(SpanError::SpanLength(MAX_SPAN_BYTES + 1)));
-        assert_eq!(SpanDecoder::new(usize::MAX, usize::MAX).err(), Some(SpanError::SpanLength(usize::MAX)));
+        assert_eq!(
+            SpanDecoder::new(0, 1000).err(),
+            Some(SpanError::SpanLength(0))
+        );
+        assert_eq!(
+            SpanDecoder::new(MAX_SPAN_BYTES + 1, 65_535).err(),
+            Some(SpanError::SpanLength(MAX_SPAN_BYTES + 1))
+        );
+        assert_eq!(
+            SpanDecoder::new(usize::MAX, usize::MAX).err(),
+            Some(SpanError::SpanLength(usize::MAX))
+        );
         for size in [0, 1, 65_536, usize::MAX] {
-            assert_eq!(SpanDecoder::new(1000, size).err(), Some(SpanError::SymbolSize(size)));
+            assert_eq!(
+                SpanDecoder::new(1000, size).err(),
+                Some(SpanError::SymbolSize(size))
+            );
         }
-        assert_eq!(SpanDecoder::new(MAX_SYMBOLS * 2 + 1, 2).err(), Some(SpanError::TooManySymbols(MAX_SYMBOLS + 1)));
+        assert_eq!(
+            SpanDecoder::new(MAX_SYMBOLS * 2 + 1, 2).err(),
+            Some(SpanError::TooManySymbols(MAX_SYMBOLS + 1))
+        );
         let mut d = SpanDecoder::new(1000, 100).unwrap();
         assert!(d.add_data(usize::MAX, &[1, 2]).is_err());
         assert!(d.add_data(999, &[1, 2]).is_err());

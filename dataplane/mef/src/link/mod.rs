@@ -1,0 +1,672 @@
+//! One link: an adjacency of two MEF routers, as a state machine without I/O.
+//!
+//! The router feeds decrypted packets to [`Link::handle_packet`], writes host
+//! bytes with [`Link::write`], and asks for packets in two ways: control when it
+//! is due ([`Link::poll_control`]) and a flow's next packet when the line's
+//! scheduler picks that flow ([`Link::poll_flow`]). Packets are packed only then,
+//! so nothing waits in a packed state.
+//!
+//! Methods by kind: commands (`open`, `accept`, `refuse`, `write`, `finish`,
+//! `reset`, `consume`, `send_datagram`), inputs (`session_started`,
+//! `handle_packet`, `handle_timeout`), outputs (`poll_event`, `poll_activated`,
+//! `poll_control`, `poll_flow`, `poll_timeout`), getters (the rest). After any
+//! command or input poll all outputs.
+//!
+//! ```text
+//!  opener                              acceptor
+//!  open ----------- SETUP (twice) ---> Event::Setup
+//!  Event::Flow <--- OPENED ----------- accept
+//!   or refused <--- REFUSED ---------- refuse
+//!  write/consume <-- DATA, WINDOW ---> write/consume
+//!  finish -- FIN(offset) -->           the flow is forgotten when both halves
+//!  reset --- RESET(offset) -->         ended and everything was acknowledged
+//! ```
+
+mod guard_tmp;
+mod input;
+mod output;
+
+use core::time::Duration;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use mef_packet::{BitRate, Instant};
+
+use self::guard_tmp::CapacityGuard;
+use crate::chunks::ChunkPool;
+use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER};
+use crate::loss::LossEstimator;
+use crate::pmtu::PathMtu;
+use crate::ranges::RangeSet;
+use crate::received::ReceivedLedger;
+use crate::recv_stream::{RecvStream, StreamError};
+use crate::rtt::Rtt;
+use crate::send_stream::{End, SendStream};
+use crate::sent::{Fate, SentLedger};
+
+/// What a link is told when it is made.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkConfig {
+    /// Exactly one end has this set: it numbers its flows evenly, the other oddly.
+    pub even_flows: bool,
+    pub boot_id: u64,
+    /// Largest IP packet of the port.
+    pub port_mtu: u16,
+    pub line_up: BitRate,
+    pub line_down: BitRate,
+    /// Stream bytes this end will hold for all flows of the link.
+    pub link_credit: u64,
+    /// IP, UDP and crypto bytes around the inner packet.
+    pub packet_overhead: u16,
+    /// Bytes that the line carries beside the IP packet.
+    pub frame_overhead: u16,
+}
+
+/// A thing with packets to send, as the line's scheduler knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SendKey {
+    Stream(u32),
+    Datagram(u32),
+}
+
+/// What the router is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The peer has said HELLO: flows may be opened.
+    Up,
+    /// The peer has another boot id than before: every flow is gone.
+    PeerRestarted {
+        flows: Vec<u32>,
+    },
+    /// The peer wants a flow to one of our hosts.
+    Setup {
+        flow: u32,
+        setup: Setup,
+    },
+    /// Something about a flow changed: opened, refused, readable, room to write, ended.
+    Flow(u32),
+    /// A datagram for a host on this side.
+    Datagram(Vec<u8>),
+    /// Nothing was acknowledged for so long that only probes are sent.
+    Silent,
+    /// Acknowledgements are back.
+    Resumed,
+    PathMtu(u16),
+}
+
+/// Why a packet was refused; it counts as not received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("an acknowledgement of packets that were never sent")]
+    AckOfUnsent,
+    #[error("a flow number that the peer may not use")]
+    BadFlow,
+}
+
+/// Why a datagram was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatagramError {
+    #[error("the flow's queue is full")]
+    QueueFull,
+    #[error("too large even for two fragments")]
+    TooBig,
+}
+
+/// A packet that [`Link::poll_control`] or [`Link::poll_flow`] wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes of the inner packet appended to the caller's buffer.
+    pub inner_len: usize,
+    /// Bytes that the line is charged.
+    pub line_bytes: u64,
+    /// How long a datagram waited in its queue.
+    pub waited: Option<Duration>,
+}
+
+/// How far the opening of a flow has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    Pending,
+    Open,
+    Refused(u8),
+}
+
+/// What the router can see of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowView {
+    pub opening: Opening,
+    pub readable: u64,
+    /// The peer's half ended behind what is readable.
+    pub recv_end: Option<End>,
+    /// All of the peer's bytes were consumed.
+    pub recv_finished: bool,
+    pub unsent: u64,
+    pub held: u64,
+    pub retransmitted: u64,
+    pub recovered: u64,
+}
+
+#[derive(Debug)]
+struct Flow {
+    setup: Option<Setup>,
+    weight: u32,
+    opening: Opening,
+    send: SendStream,
+    recv: RecvStream,
+    /// When the current shortage began in which every span waits for word of its repair.
+    stalled_since: Option<Instant>,
+    /// The router no longer reads or writes: what arrives is discarded.
+    abandoned: bool,
+    /// Bytes of this flow already counted as consumed for the link's credit.
+    counted: u64,
+    told: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    Hello,
+    Setup(u32),
+    Opened(u32),
+    Refused(u32),
+    End(u32),
+    Window(u32),
+}
+
+#[derive(Debug)]
+enum QueuedDatagram {
+    Whole(Vec<u8>),
+    Part { id: u32, index: u8, bytes: Vec<u8> },
+}
+
+#[derive(Debug, Default)]
+struct DatagramQueue {
+    packets: VecDeque<(Instant, QueuedDatagram)>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Reassembly {
+    at: Instant,
+    parts: [Option<Vec<u8>>; 2],
+}
+
+/// Counters of a link since it was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkStats {
+    pub packets_sent: u64,
+    pub packets_received: u64,
+    pub packets_lost: u64,
+    pub packets_spurious: u64,
+    pub repairs_sent: u64,
+    pub bytes_retransmitted: u64,
+    pub bytes_recovered: u64,
+    pub fragments_expired: u64,
+}
+
+pub struct Link {
+    config: LinkConfig,
+    peer: Option<Hello>,
+    in_session: bool,
+    /// The path's MTU is being or was probed in this session.
+    probing: bool,
+    flows: HashMap<u32, Flow>,
+    next_flow: u32,
+    /// Halves of the flow numbers the peer has used.
+    seen: RangeSet,
+    rtt: Rtt,
+    sent: SentLedger,
+    received: ReceivedLedger,
+    loss: LossEstimator,
+    pmtu: PathMtu,
+    guard: CapacityGuard,
+    control: VecDeque<(Instant, Control)>,
+    events: VecDeque<Event>,
+    activated: Vec<(SendKey, u32)>,
+    datagrams: HashMap<u32, DatagramQueue>,
+    reassembly: HashMap<u32, Reassembly>,
+    next_fragment: u32,
+    /// Flows whose queue ran empty and whose tail waits for its span.
+    quiet: BTreeSet<u32>,
+    /// Flows with open spans.
+    spanned: BTreeSet<u32>,
+    sent_bytes: u64,
+    /// New stream bytes sent on the link, and how many may be.
+    stream_sent: u64,
+    stream_credit: u64,
+    /// Stream bytes taken from the link by hosts, and the credit last announced.
+    consumed: u64,
+    announced: u64,
+    blocked_on_link: bool,
+    /// Departure of the newest packet above the base MTU that was acknowledged.
+    newest_large_acked: Instant,
+    last_ack: Instant,
+    last_elicit: Instant,
+    last_ping: Instant,
+    silent: bool,
+    silent_since: Instant,
+    next_sweep: Instant,
+    scratch: Vec<u8>,
+    fates: Vec<Fate>,
+    stats: LinkStats,
+}
+
+/// Most flows of one link.
+const MAX_FLOWS: usize = 100_000;
+const SWEEP: Duration = Duration::from_millis(200);
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
+impl Link {
+    pub fn new(now: Instant, config: LinkConfig) -> Self {
+        Self {
+            config,
+            peer: None,
+            in_session: false,
+            probing: false,
+            flows: HashMap::new(),
+            next_flow: if config.even_flows { 2 } else { 3 },
+            seen: RangeSet::new(),
+            rtt: Rtt::default(),
+            sent: SentLedger::default(),
+            received: ReceivedLedger::default(),
+            loss: LossEstimator::new(),
+            pmtu: PathMtu::new(),
+            guard: CapacityGuard::new(now, config.line_up),
+            control: VecDeque::new(),
+            events: VecDeque::new(),
+            activated: Vec::new(),
+            datagrams: HashMap::new(),
+            reassembly: HashMap::new(),
+            next_fragment: 0,
+            quiet: BTreeSet::new(),
+            spanned: BTreeSet::new(),
+            sent_bytes: 0,
+            stream_sent: 0,
+            stream_credit: 0,
+            consumed: 0,
+            announced: config.link_credit,
+            blocked_on_link: false,
+            newest_large_acked: Instant::ZERO,
+            last_ack: now,
+            last_elicit: now,
+            last_ping: now,
+            silent: false,
+            silent_since: now,
+            next_sweep: now + SWEEP,
+            scratch: Vec::new(),
+            fates: Vec::new(),
+            stats: LinkStats::default(),
+        }
+    }
+
+    // ---- getters
+
+    /// Whether the peer's HELLO has come in this session.
+    pub fn is_up(&self) -> bool {
+        self.in_session && self.peer.is_some()
+    }
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+    /// How long nothing was acknowledged, while silent.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        if self.silent {
+            now.since(self.silent_since)
+        } else {
+            Duration::ZERO
+        }
+    }
+    pub fn rtt(&self) -> &Rtt {
+        &self.rtt
+    }
+    pub fn loss(&self) -> f64 {
+        self.loss.mean()
+    }
+    /// Largest IP packet that the path is known to carry.
+    pub fn path_mtu(&self) -> u16 {
+        self.pmtu.current()
+    }
+    /// Rate that the link may use: what the guard leaves of the configured capacity, or the peer's downlink.
+    pub fn rate_limit(&self) -> BitRate {
+        let down = self.peer.map_or(self.config.line_up, |h| h.line_down);
+        self.guard.rate().min(down)
+    }
+    pub fn guard(&self) -> &CapacityGuard {
+        &self.guard
+    }
+    pub fn peer(&self) -> Option<&Hello> {
+        self.peer.as_ref()
+    }
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+    pub fn stats(&self) -> LinkStats {
+        self.stats
+    }
+    pub fn setup_of(&self, flow: u32) -> Option<&Setup> {
+        self.flows.get(&flow)?.setup.as_ref()
+    }
+    pub fn view(&self, flow: u32) -> Option<FlowView> {
+        let f = self.flows.get(&flow)?;
+        let recv_end = f
+            .recv
+            .end()
+            .map(|_| f.recv.reset().map_or(End::Finished, End::Reset));
+        Some(FlowView {
+            opening: f.opening,
+            readable: f.recv.readable(),
+            recv_end,
+            recv_finished: f.recv.is_finished(),
+            unsent: f.send.unsent(),
+            held: f.send.held(),
+            retransmitted: f.send.retransmitted(),
+            recovered: f.recv.recovered(),
+        })
+    }
+    /// Stream bytes in one full packet. Even, because the erasure code works on 16-bit words.
+    pub fn payload_size(&self) -> usize {
+        let around = usize::from(self.config.packet_overhead) + INNER_HEADER + DATA_OVERHEAD;
+        usize::from(self.pmtu.current())
+            .saturating_sub(around)
+            .max(64)
+            & !1
+    }
+    fn inner_limit(&self) -> usize {
+        usize::from(
+            self.pmtu
+                .current()
+                .saturating_sub(self.config.packet_overhead),
+        )
+    }
+    fn flow_credit(&self) -> u64 {
+        self.peer.map_or(0, |h| h.flow_credit)
+    }
+    /// Credit that this end grants each flow ahead of what its host reads: eight times what the
+    /// line brings in a round trip (one lost packet in five takes seven to put in order), within
+    /// a quarter of what the link may hold.
+    fn flow_window(&self) -> u64 {
+        let rtt = self.rtt.smoothed().max(Duration::from_millis(20)) + Duration::from_millis(50);
+        let bdp = self.config.line_down.bytes_in(rtt).0;
+        (8 * bdp).max(256 * 1024).min(self.config.link_credit / 4)
+    }
+
+    // ---- commands
+
+    /// Opens a flow to a host behind the peer; returns its number.
+    pub fn open(&mut self, now: Instant, setup: Setup) -> Option<u32> {
+        if !self.is_up() || self.flows.len() >= MAX_FLOWS {
+            return None;
+        }
+        let id = self.next_flow;
+        self.next_flow = self.next_flow.wrapping_add(2);
+        let mut flow = self.make_flow(Some(setup));
+        flow.opening = Opening::Pending;
+        self.flows.insert(id, flow);
+        self.control_twice(now, Control::Setup(id));
+        Some(id)
+    }
+
+    fn make_flow(&self, setup: Option<Setup>) -> Flow {
+        Flow {
+            weight: setup.map_or(1000, |s| weight_of(s.weight)),
+            setup,
+            opening: Opening::Pending,
+            send: SendStream::new(self.flow_credit()),
+            recv: RecvStream::new(self.flow_window()),
+            stalled_since: None,
+            abandoned: false,
+            counted: 0,
+            told: false,
+        }
+    }
+
+    /// The host on this side has accepted the connection.
+    pub fn accept(&mut self, now: Instant, flow: u32) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            f.opening = Opening::Open;
+            self.control_twice(now, Control::Opened(flow));
+        }
+    }
+
+    /// The host on this side refuses the connection, or cannot be reached; `code` says why.
+    pub fn refuse(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, code: u8) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            f.opening = Opening::Refused(code);
+            f.send.discard(pool);
+            f.send.reset(0);
+            self.control_twice(now, Control::Refused(flow));
+            self.control_twice(now, Control::End(flow));
+            self.abandon(now, pool, flow);
+        }
+    }
+
+    /// How many bytes the flow takes now: its queue towards the link is kept short enough to follow
+    /// the rate, and within the memory budget.
+    pub fn write_room(&self, pool: &ChunkPool, flow: u32) -> usize {
+        let Some(f) = self.flows.get(&flow) else {
+            return 0;
+        };
+        if f.send.ending() != End::Open || f.abandoned {
+            return 0;
+        }
+        // 20 ms of the line ahead keeps every flow busy between two reads of its host.
+        let ahead = self
+            .config
+            .line_up
+            .bytes_in(Duration::from_millis(20))
+            .0
+            .clamp(64 * 1024, 4 << 20);
+        let room = ahead.saturating_sub(f.send.unsent());
+        // The last tenth of the memory belongs to what arrives.
+        if pool.pressure() > 0.9 {
+            return 0;
+        }
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// Queues host bytes; returns how many were taken.
+    pub fn write(&mut self, pool: &mut ChunkPool, flow: u32, data: &[u8]) -> usize {
+        let Some(f) = self.flows.get_mut(&flow) else {
+            return 0;
+        };
+        let n = f.send.write(pool, data);
+        if n > 0 {
+            self.activated.push((SendKey::Stream(flow), f.weight));
+        }
+        n
+    }
+
+    /// The host closed its half.
+    pub fn finish(&mut self, now: Instant, flow: u32) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            if f.send.ending() == End::Open {
+                f.send.finish();
+                let weight = f.weight;
+                self.activated.push((SendKey::Stream(flow), weight));
+                self.control_twice(now, Control::End(flow));
+            }
+        }
+    }
+
+    /// The host reset the connection: the far host gets its bytes, then a reset. Nothing more is read.
+    pub fn reset(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, code: u8) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            if !matches!(f.send.ending(), End::Reset(_)) {
+                f.send.reset(code);
+                self.control_twice(now, Control::End(flow));
+            }
+            self.abandon(now, pool, flow);
+        }
+    }
+
+    /// From here on nobody reads the flow: what arrives is thrown away.
+    fn abandon(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            f.abandoned = true;
+        }
+        self.drain_abandoned(now, pool, flow);
+        self.reap(pool, flow);
+    }
+
+    fn drain_abandoned(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32) {
+        let Some(f) = self.flows.get_mut(&flow).filter(|f| f.abandoned) else {
+            return;
+        };
+        let n = usize::try_from(f.recv.readable()).unwrap_or(usize::MAX);
+        f.recv.consume(now, n);
+        let total = f.recv.read_offset();
+        self.count_consumed(flow, total);
+        if let Some(f) = self.flows.get_mut(&flow) {
+            f.recv.free(pool, now, Duration::ZERO);
+        }
+    }
+
+    fn count_consumed(&mut self, flow: u32, total: u64) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            self.consumed += total.saturating_sub(f.counted);
+            f.counted = f.counted.max(total);
+        }
+        if self.consumed + self.config.link_credit > self.announced + self.config.link_credit / 8 {
+            self.queue_control(Instant::ZERO, Control::Window(0));
+        }
+    }
+
+    /// Bytes in order for the host, as far as they lie in one piece.
+    pub fn peek(&self, flow: u32) -> &[u8] {
+        self.flows.get(&flow).map_or(&[], |f| f.recv.peek())
+    }
+    /// The host took `n` of the bytes that [`peek`](Self::peek) showed.
+    pub fn consume(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, n: usize) {
+        let keep = self.history_time();
+        let Some(f) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        f.recv.consume(now, n);
+        f.recv.free(pool, now, keep);
+        let total = f.recv.read_offset();
+        if f.recv.credit_due() {
+            self.queue_control(Instant::ZERO, Control::Window(flow));
+        }
+        self.count_consumed(flow, total);
+        self.reap(pool, flow);
+    }
+
+    /// How long bytes that the host has read stay for the sake of repair.
+    fn history_time(&self) -> Duration {
+        self.rtt.smoothed() * 5 / 4 + self.rtt.ack_delay() + Duration::from_millis(20)
+    }
+
+    /// Queues an IP packet of datagram flow `flow`; two near-equal fragments where it exceeds one packet.
+    ///
+    /// # Errors
+    /// [`DatagramError`], and the packet is to be dropped.
+    pub fn send_datagram(
+        &mut self,
+        now: Instant,
+        flow: u32,
+        packet: Vec<u8>,
+    ) -> Result<(), DatagramError> {
+        let limit = self
+            .config
+            .line_up
+            .bytes_in(Duration::from_millis(50))
+            .0
+            .clamp(32 * 1024, 1 << 20) as usize;
+        let whole = self
+            .inner_limit()
+            .saturating_sub(INNER_HEADER + crate::codec::DATAGRAM_OVERHEAD);
+        let part = self
+            .inner_limit()
+            .saturating_sub(INNER_HEADER + crate::codec::FRAGMENT_OVERHEAD);
+        if packet.len() > whole && packet.len().div_ceil(2) > part {
+            return Err(DatagramError::TooBig);
+        }
+        let id = self.next_fragment;
+        let queue = self.datagrams.entry(flow).or_default();
+        if queue.bytes + packet.len() > limit {
+            return Err(DatagramError::QueueFull);
+        }
+        queue.bytes += packet.len();
+        if packet.len() <= whole {
+            queue
+                .packets
+                .push_back((now, QueuedDatagram::Whole(packet)));
+        } else {
+            self.next_fragment = id.wrapping_add(1);
+            let (a, b) = packet.split_at(packet.len().div_ceil(2));
+            for (index, bytes) in [(0, a), (1, b)] {
+                queue.packets.push_back((
+                    now,
+                    QueuedDatagram::Part {
+                        id,
+                        index,
+                        bytes: bytes.to_vec(),
+                    },
+                ));
+            }
+        }
+        self.activated.push((SendKey::Datagram(flow), 1000));
+        Ok(())
+    }
+
+    /// Forgets a flow once both halves ended and everything was acknowledged.
+    fn reap(&mut self, pool: &mut ChunkPool, flow: u32) {
+        let done = self
+            .flows
+            .get(&flow)
+            .is_some_and(|f| f.send.is_done() && f.recv.is_finished());
+        if !done {
+            return;
+        }
+        if let Some(mut f) = self.flows.remove(&flow) {
+            self.stats.bytes_retransmitted += f.send.retransmitted();
+            self.stats.bytes_recovered += f.recv.recovered();
+            f.send.release(pool);
+            f.recv.release(pool);
+            self.quiet.remove(&flow);
+            self.spanned.remove(&flow);
+        }
+    }
+
+    fn queue_control(&mut self, at: Instant, what: Control) {
+        if !self.control.iter().any(|(t, c)| *c == what && *t <= at) {
+            self.control.push_back((at, what));
+        }
+    }
+    /// Sends now and once more a moment later, so that one loss does not cost a round trip.
+    fn control_twice(&mut self, now: Instant, what: Control) {
+        self.queue_control(Instant::ZERO, what);
+        self.control
+            .push_back((now + Duration::from_millis(3), what));
+    }
+    fn tell(&mut self, flow: u32) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            if !f.told {
+                f.told = true;
+                self.events.push_back(Event::Flow(flow));
+            }
+        }
+    }
+
+    /// The next thing the router should know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Flow(id) = event {
+            if let Some(f) = self.flows.get_mut(&id) {
+                f.told = false;
+            }
+        }
+        Some(event)
+    }
+    /// A flow that has got something to send, with its weight in thousandths, for the line's scheduler.
+    pub fn poll_activated(&mut self) -> Option<(SendKey, u32)> {
+        self.activated.pop()
+    }
+}
+
+/// Scheduler weight: thousandths, 10 to 1,000,000.
+fn weight_of(w: f32) -> u32 {
+    (w.clamp(0.01, 1000.0) * 1000.0) as u32
+}

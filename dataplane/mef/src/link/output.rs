@@ -1,0 +1,418 @@
+//! What goes out: control when it is due, a flow's next packet when it is its turn.
+
+use core::time::Duration;
+
+use mef_packet::Instant;
+
+use super::{Control, Link, Opening, Packed, QueuedDatagram, SendKey};
+use crate::chunks::ChunkPool;
+use crate::codec::{
+    Builder, Frame, Hello, Setup, FLAG_ACK_NOW, FLAG_ELICITS_ACK, INNER_HEADER, REPAIR_OVERHEAD,
+};
+use crate::send_stream::{End, Next};
+use crate::sent::{Carried, CarriedSet, MAX_CARRIED};
+
+/// Share of the line that acknowledgements may take.
+const CONTROL_SHARE: f64 = 0.01;
+/// Packed control stays below this, so that it passes any path.
+const CONTROL_LIMIT: usize = 1200;
+
+struct CarriedList {
+    set: CarriedSet,
+    count: usize,
+}
+
+impl CarriedList {
+    const fn new() -> Self {
+        Self {
+            set: [Carried::Nothing; MAX_CARRIED],
+            count: 0,
+        }
+    }
+    fn is_full(&self) -> bool {
+        self.count == MAX_CARRIED
+    }
+    fn push(&mut self, c: Carried) {
+        if let Some(s) = self.set.get_mut(self.count) {
+            *s = c;
+            self.count += 1;
+        }
+    }
+}
+
+impl Link {
+    /// Packs the control that is due as packet `number`, appended to `out`; `None` when nothing is.
+    pub fn poll_control(&mut self, now: Instant, number: u64, out: &mut Vec<u8>) -> Option<Packed> {
+        if !self.in_session {
+            return None;
+        }
+        if let Some(packed) = self.pack_probe(now, number, out) {
+            return Some(packed);
+        }
+        let limit = self.inner_limit().min(CONTROL_LIMIT);
+        let start = out.len();
+        let mut b = Builder::new(out, limit);
+        let mut carried = CarriedList::new();
+
+        let acked = self.received.due(&self.rtt).is_some_and(|t| t <= now);
+        if acked {
+            let mut scratch = core::mem::take(&mut self.scratch);
+            let ack = self.received.ack(now, &mut scratch);
+            b.push(&Frame::Ack(ack));
+            self.scratch = scratch;
+        }
+        let mut i = 0;
+        while !self.silent && !carried.is_full() {
+            let Some(&(at, what)) = self.control.get(i) else {
+                break;
+            };
+            if at > now {
+                i += 1;
+                continue;
+            }
+            let Some((frame, c)) = self.control_frame(what) else {
+                self.control.remove(i);
+                continue;
+            };
+            if !b.push(&frame) {
+                break;
+            }
+            if let (Control::Window(flow), Frame::Window { max_offset, .. }) = (what, frame) {
+                if flow == 0 {
+                    self.announced = max_offset;
+                }
+            }
+            carried.push(c);
+            self.control.remove(i);
+        }
+        if self.next_ping() <= now
+            && !carried.is_full()
+            && b.push(&Frame::Ping {
+                floor: self.sent.floor(),
+            })
+        {
+            carried.push(Carried::Ping);
+            self.last_ping = now;
+        }
+        if b.is_empty() {
+            out.truncate(start);
+            return None;
+        }
+        let elicits = carried.count > 0;
+        if elicits {
+            b.flag(FLAG_ELICITS_ACK);
+        }
+        let inner_len = b.finish();
+        let packed = self.account(now, number, inner_len, carried.set, elicits);
+        if acked {
+            self.received.ack_sent(
+                now,
+                packed.line_bytes,
+                self.config.line_up.scale(CONTROL_SHARE),
+            );
+        }
+        Some(packed)
+    }
+
+    fn control_frame(&mut self, what: Control) -> Option<(Frame<'static>, Carried)> {
+        let window = self.flow_window();
+        Some(match what {
+            Control::Hello => {
+                let hello = Hello {
+                    boot_id: self.config.boot_id,
+                    workers: 1,
+                    hash_key: 0,
+                    mtu: self.config.port_mtu,
+                    line_up: self.config.line_up,
+                    line_down: self.config.line_down,
+                    link_credit: self.config.link_credit,
+                    flow_credit: window,
+                };
+                (Frame::Hello(hello), Carried::Hello)
+            }
+            Control::Setup(flow) => {
+                let f = self.flows.get(&flow).filter(|f| {
+                    f.opening == Opening::Pending || f.setup.is_some_and(|s| s.early)
+                })?;
+                let setup: Setup = f.setup?;
+                (Frame::Setup { flow, setup }, Carried::Setup { flow })
+            }
+            Control::Opened(flow) => {
+                self.flows.get(&flow)?;
+                (Frame::Opened { flow }, Carried::Opened { flow })
+            }
+            Control::Refused(flow) => match self.flows.get(&flow)?.opening {
+                Opening::Refused(code) => {
+                    (Frame::Refused { flow, code }, Carried::Refused { flow })
+                }
+                _ => return None,
+            },
+            Control::End(flow) => {
+                let f = self.flows.get(&flow).filter(|f| !f.send.is_end_acked())?;
+                let offset = f.send.written();
+                match f.send.ending() {
+                    End::Open => return None,
+                    End::Finished => (Frame::Fin { flow, offset }, Carried::Fin { flow }),
+                    End::Reset(code) => {
+                        (Frame::Reset { flow, offset, code }, Carried::Reset { flow })
+                    }
+                }
+            }
+            Control::Window(0) => {
+                let max_offset = self.consumed + self.config.link_credit;
+                (
+                    Frame::Window {
+                        flow: 0,
+                        max_offset,
+                        received: 0,
+                    },
+                    Carried::Window { flow: 0 },
+                )
+            }
+            Control::Window(flow) => {
+                let f = self.flows.get_mut(&flow)?;
+                f.recv.set_window(window);
+                let frame = Frame::Window {
+                    flow,
+                    max_offset: f.recv.grant(),
+                    received: f.recv.ready(),
+                };
+                (frame, Carried::Window { flow })
+            }
+        })
+    }
+
+    fn pack_probe(&mut self, now: Instant, number: u64, out: &mut Vec<u8>) -> Option<Packed> {
+        if self.silent || !self.probing {
+            return None;
+        }
+        let size = self.pmtu.poll_probe(now)?;
+        let inner = usize::from(size.checked_sub(self.config.packet_overhead)?);
+        let mut b = Builder::new(out, inner);
+        let padding = inner.checked_sub(INNER_HEADER + crate::codec::FRAME_HEADER)?;
+        b.push(&Frame::Probe { padding });
+        b.flag(FLAG_ELICITS_ACK);
+        let inner_len = b.finish();
+        let mut carried = CarriedList::new();
+        carried.push(Carried::Probe { size });
+        Some(self.account(now, number, inner_len, carried.set, true))
+    }
+
+    /// Packs the next packet of the flow or datagram queue `key`, appended to `out`; `None` when it has nothing to send.
+    pub fn poll_flow(
+        &mut self,
+        now: Instant,
+        number: u64,
+        key: SendKey,
+        pool: &mut ChunkPool,
+        out: &mut Vec<u8>,
+    ) -> Option<Packed> {
+        if !self.in_session || self.silent {
+            return None;
+        }
+        match key {
+            SendKey::Stream(flow) => self.pack_stream(now, number, flow, pool, out),
+            SendKey::Datagram(flow) => self.pack_datagram(now, number, flow, out),
+        }
+    }
+
+    fn pack_stream(
+        &mut self,
+        now: Instant,
+        number: u64,
+        id: u32,
+        _pool: &mut ChunkPool,
+        out: &mut Vec<u8>,
+    ) -> Option<Packed> {
+        let max = self.payload_size();
+        let limit = self.inner_limit();
+        let link_room = self.stream_credit.saturating_sub(self.stream_sent);
+        let (loss, gap) = (self.loss.repair_loss(), self.span_gap());
+        let start = out.len();
+        let f = self.flows.get_mut(&id)?;
+        let mut next = f.send.next(now, max, link_room);
+        if next.is_none() {
+            match f.send.span_due(gap) {
+                Some(t) if t <= now => {
+                    Self::open_span(&mut f.send, now, max, loss);
+                    self.spanned.insert(id);
+                    next = f.send.next(now, max, link_room);
+                }
+                Some(_) => {
+                    self.quiet.insert(id);
+                }
+                None => {}
+            }
+        }
+        let Some(next) = next else {
+            if f.send.unsent() > 0 && link_room == 0 {
+                self.blocked_on_link = true;
+            }
+            return None;
+        };
+        let mut b = Builder::new(out, limit);
+        let mut carried = CarriedList::new();
+        match next {
+            Next::Data {
+                offset,
+                len,
+                generation,
+            } => {
+                let mut whole = true;
+                let fits = b.push_data(id, offset, len, |to| whole = f.send.copy_out(offset, to));
+                if !fits || !whole {
+                    // Only a defect of this program could lead here; give the range up rather than loop on it.
+                    out.truncate(start);
+                    f.send.on_sent(offset, len, generation);
+                    return None;
+                }
+                let fresh = f.send.on_sent(offset, len, generation);
+                self.stream_sent += fresh;
+                carried.push(Carried::Data {
+                    flow: id,
+                    offset,
+                    len: u16::try_from(len).unwrap_or(u16::MAX),
+                    generation,
+                });
+                if fresh > 0 {
+                    // The host may be read again.
+                    if !f.told && f.send.unsent() < 32 * 1024 {
+                        f.told = true;
+                        self.events.push_back(super::Event::Flow(id));
+                    }
+                }
+            }
+            Next::Repair { base } => {
+                let mut symbol = core::mem::take(&mut self.scratch);
+                symbol.clear();
+                let named = f.send.repair(base, &mut symbol);
+                let pushed = named.is_some_and(|(span, index)| {
+                    b.push(&Frame::Repair {
+                        flow: id,
+                        span,
+                        index,
+                        symbol: &symbol,
+                    })
+                });
+                debug_assert!(
+                    named.is_none()
+                        || pushed
+                        || symbol.len() + REPAIR_OVERHEAD + INNER_HEADER > limit
+                );
+                self.scratch = symbol;
+                if !pushed {
+                    out.truncate(start);
+                    return None;
+                }
+                self.stats.repairs_sent += 1;
+                carried.push(Carried::Repair { flow: id, base });
+            }
+        }
+        b.flag(FLAG_ELICITS_ACK);
+        if f.send.is_fully_sent() {
+            b.flag(FLAG_ACK_NOW);
+        }
+        let inner_len = b.finish();
+        Some(self.account(now, number, inner_len, carried.set, true))
+    }
+
+    fn pack_datagram(
+        &mut self,
+        now: Instant,
+        number: u64,
+        flow: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Packed> {
+        let limit = self.inner_limit();
+        let start = out.len();
+        let queue = self.datagrams.get_mut(&flow)?;
+        while let Some((at, what)) = queue.packets.pop_front() {
+            let mut b = Builder::new(out, limit);
+            let (len, pushed) = match &what {
+                QueuedDatagram::Whole(packet) => {
+                    (packet.len(), b.push(&Frame::Datagram { flow, packet }))
+                }
+                QueuedDatagram::Part { id, index, bytes } => (
+                    bytes.len(),
+                    b.push(&Frame::Fragment {
+                        id: *id,
+                        index: *index,
+                        count: 2,
+                        bytes,
+                    }),
+                ),
+            };
+            queue.bytes = queue.bytes.saturating_sub(len);
+            if !pushed {
+                // The path shrank while it waited.
+                out.truncate(start);
+                continue;
+            }
+            b.flag(FLAG_ELICITS_ACK);
+            let inner_len = b.finish();
+            let mut carried = CarriedList::new();
+            carried.push(Carried::Datagram);
+            let mut packed = self.account(now, number, inner_len, carried.set, true);
+            packed.waited = Some(now.since(at));
+            return Some(packed);
+        }
+        self.datagrams.remove(&flow);
+        None
+    }
+
+    fn account(
+        &mut self,
+        now: Instant,
+        number: u64,
+        inner_len: usize,
+        carried: CarriedSet,
+        elicits: bool,
+    ) -> Packed {
+        let size = inner_len + usize::from(self.config.packet_overhead);
+        let line_bytes = (size + usize::from(self.config.frame_overhead)) as u64;
+        self.sent_bytes += line_bytes;
+        let size = u16::try_from(size).unwrap_or(u16::MAX);
+        self.pmtu.on_packet_sent(now, size);
+        self.sent
+            .sent(now, number, size, self.sent_bytes, carried, elicits);
+        self.stats.packets_sent += 1;
+        if elicits {
+            self.last_elicit = now;
+        }
+        Packed {
+            inner_len,
+            line_bytes,
+            waited: None,
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_control`](Self::poll_control) has something to do.
+    pub fn poll_timeout(&self, now: Instant) -> Instant {
+        if !self.in_session {
+            return Instant::FAR_FUTURE;
+        }
+        let mut at = self.next_ping().min(self.next_sweep);
+        if let Some(t) = self.received.due(&self.rtt) {
+            at = at.min(t);
+        }
+        if self.silent {
+            return at;
+        }
+        if let Some(t) = self.sent.timeout(&self.rtt) {
+            at = at.min(t);
+        }
+        if self.probing {
+            at = at.min(self.pmtu.next_at(now));
+        }
+        for (t, _) in &self.control {
+            at = at.min(*t);
+        }
+        let gap: Duration = self.span_gap();
+        for id in &self.quiet {
+            if let Some(t) = self.flows.get(id).and_then(|f| f.send.span_due(gap)) {
+                at = at.min(t);
+            }
+        }
+        at
+    }
+}

@@ -1,0 +1,331 @@
+//! The receiving half of a split flow: puts bytes in order for the host.
+//!
+//! ```text
+//!  0 ...... head ........ read ............ ready ............ highest
+//!    freed       history       for the host       gaps and islands
+//! ```
+//!
+//! Bytes that the host has read stay for about a round trip, because a repair
+//! span starts at the sender's oldest unacknowledged byte, which it knows a
+//! round trip late, and a symbol is recovered from all others of its span.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use mef_packet::Instant;
+
+use crate::chunks::{ChunkPool, StreamBuffer};
+use crate::codec::SpanId;
+use crate::ranges::RangeSet;
+use crate::repair::SpanDecoder;
+
+/// Why a peer's frame was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    #[error("bytes beyond the credit that was granted")]
+    BeyondCredit,
+    #[error("bytes beyond the end of the stream, or two different ends")]
+    BeyondEnd,
+    #[error("no memory left within the budget")]
+    NoMemory,
+}
+
+#[derive(Debug)]
+struct Span {
+    base: u64,
+    symbols: u16,
+    symbol: usize,
+    last: u16,
+    repairs: Vec<(u16, Vec<u8>)>,
+}
+
+impl Span {
+    fn end(&self) -> u64 {
+        self.base + (u64::from(self.symbols) - 1) * self.symbol as u64 + u64::from(self.last)
+    }
+}
+
+/// Most spans of one flow for which repair is kept.
+const MAX_SPANS: usize = 64;
+
+#[derive(Debug)]
+pub struct RecvStream {
+    buffer: StreamBuffer,
+    received: RangeSet,
+    read: u64,
+    highest: u64,
+    end: Option<u64>,
+    reset: Option<u8>,
+    max_offset: u64,
+    /// Credit kept ahead of what the host has read.
+    window: u64,
+    spans: VecDeque<Span>,
+    /// (when, offset read by then): what lies below the oldest entry may be freed.
+    history: VecDeque<(Instant, u64)>,
+    recovered: u64,
+}
+
+impl RecvStream {
+    /// A stream that grants `window` bytes ahead of what was read.
+    pub fn new(window: u64) -> Self {
+        Self {
+            buffer: StreamBuffer::new(),
+            received: RangeSet::new(),
+            read: 0,
+            highest: 0,
+            end: None,
+            reset: None,
+            max_offset: window,
+            window,
+            spans: VecDeque::new(),
+            history: VecDeque::new(),
+            recovered: 0,
+        }
+    }
+
+    /// Everything up to here arrived.
+    pub fn ready(&self) -> u64 {
+        self.received
+            .first()
+            .filter(|r| r.0 == 0)
+            .map_or(0, |r| r.1)
+    }
+    pub fn readable(&self) -> u64 {
+        self.ready() - self.read
+    }
+    pub fn read_offset(&self) -> u64 {
+        self.read
+    }
+    /// Highest offset seen, or the end where it is known.
+    pub fn highest(&self) -> u64 {
+        self.end.unwrap_or(self.highest)
+    }
+    /// Where the stream ends, once the peer has said so.
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+    /// The connection is to be reset behind the last byte.
+    pub fn reset(&self) -> Option<u8> {
+        self.reset
+    }
+    /// Every byte was read and the end is known.
+    pub fn is_finished(&self) -> bool {
+        self.end.is_some_and(|e| self.read >= e)
+    }
+    /// Bytes that came back through repair.
+    pub fn recovered(&self) -> u64 {
+        self.recovered
+    }
+
+    /// Takes bytes from the link.
+    ///
+    /// # Errors
+    /// See [`StreamError`]; the packet must then not be acknowledged.
+    pub fn on_data(
+        &mut self,
+        pool: &mut ChunkPool,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), StreamError> {
+        let end = offset
+            .checked_add(data.len() as u64)
+            .ok_or(StreamError::BeyondEnd)?;
+        if end > self.max_offset {
+            return Err(StreamError::BeyondCredit);
+        }
+        if self.end.is_some_and(|e| end > e) {
+            return Err(StreamError::BeyondEnd);
+        }
+        self.store(pool, offset, data)?;
+        self.try_spans(pool);
+        Ok(())
+    }
+
+    fn store(&mut self, pool: &mut ChunkPool, offset: u64, data: &[u8]) -> Result<(), StreamError> {
+        let end = offset + data.len() as u64;
+        if !self.received.covers(offset, end) {
+            let stored = self.buffer.write(pool, offset, data);
+            if stored < data.len() {
+                return Err(StreamError::NoMemory);
+            }
+            self.received.insert(offset, end);
+        }
+        self.highest = self.highest.max(end);
+        Ok(())
+    }
+
+    /// The peer says that the stream ends at `end`, with a reset behind it where `reset` says so.
+    ///
+    /// # Errors
+    /// `BeyondEnd` where more was already received or another end was stated.
+    pub fn on_end(&mut self, end: u64, reset: Option<u8>) -> Result<(), StreamError> {
+        let known = self.end.unwrap_or(end);
+        if end < self.highest || known != end {
+            return Err(StreamError::BeyondEnd);
+        }
+        self.end = Some(end);
+        self.reset = self.reset.or(reset);
+        Ok(())
+    }
+
+    /// Takes a repair symbol; `true` if bytes came back through it.
+    pub fn on_repair(
+        &mut self,
+        pool: &mut ChunkPool,
+        id: SpanId,
+        index: u16,
+        symbol: &[u8],
+    ) -> bool {
+        let base = id.base_near(self.ready());
+        let at = match self
+            .spans
+            .iter()
+            .position(|s| s.base == base && s.symbols == id.symbols && s.symbol == symbol.len())
+        {
+            Some(i) => i,
+            None => {
+                let span = Span {
+                    base,
+                    symbols: id.symbols,
+                    symbol: symbol.len(),
+                    last: id.last,
+                    repairs: Vec::new(),
+                };
+                let beyond =
+                    span.end() > self.max_offset || self.end.is_some_and(|e| span.end() > e);
+                if beyond || self.received.covers(base, span.end()) {
+                    return false;
+                }
+                if self.spans.len() >= MAX_SPANS {
+                    self.spans.pop_front();
+                }
+                self.spans.push_back(span);
+                self.spans.len() - 1
+            }
+        };
+        if let Some(span) = self.spans.get_mut(at) {
+            if span.repairs.len() < usize::from(span.symbols)
+                && !span.repairs.iter().any(|r| r.0 == index)
+            {
+                span.repairs.push((index, symbol.to_vec()));
+            }
+        }
+        self.try_spans(pool)
+    }
+
+    fn try_spans(&mut self, pool: &mut ChunkPool) -> bool {
+        let mut back = false;
+        let mut i = 0;
+        while let Some(span) = self.spans.get(i) {
+            let (base, end) = (span.base, span.end());
+            if self.received.covers(base, end) {
+                self.spans.remove(i);
+                continue;
+            }
+            if self.missing(span) <= span.repairs.len() {
+                if let Some(span) = self.spans.remove(i) {
+                    back |= self.decode(pool, &span);
+                }
+                continue;
+            }
+            i += 1;
+        }
+        back
+    }
+
+    /// Symbols of `span` of which some bytes are missing.
+    fn missing(&self, span: &Span) -> usize {
+        let (mut count, mut last) = (0, u64::MAX);
+        for (s, e) in self.received.gaps(span.base, span.end()) {
+            let first = (s - span.base) / span.symbol as u64;
+            let until = (e - 1 - span.base) / span.symbol as u64;
+            count += until - first + 1 - u64::from(first == last);
+            last = until;
+        }
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    fn decode(&mut self, pool: &mut ChunkPool, span: &Span) -> bool {
+        let len = span.end() - span.base;
+        let Ok(mut decoder) = SpanDecoder::new(len as usize, span.symbol) else {
+            return false;
+        };
+        let mut piece = vec![0; span.symbol];
+        for k in 0..u64::from(span.symbols) {
+            let start = span.base + k * span.symbol as u64;
+            let end = (start + span.symbol as u64).min(span.end());
+            if !self.received.covers(start, end) {
+                continue;
+            }
+            let Some(p) = piece.get_mut(..(end - start) as usize) else {
+                continue;
+            };
+            // A head that was already freed: this span can no longer be solved.
+            if !self.buffer.copy_out(start, p)
+                || decoder.add_data((start - span.base) as usize, p).is_err()
+            {
+                return false;
+            }
+        }
+        for (index, symbol) in &span.repairs {
+            if decoder.add_repair(usize::from(*index), symbol).is_err() {
+                return false;
+            }
+        }
+        let mut back = false;
+        for found in decoder.try_decode().unwrap_or_default() {
+            if self
+                .store(pool, span.base + found.offset as u64, &found.bytes)
+                .is_ok()
+            {
+                self.recovered += found.bytes.len() as u64;
+                back = true;
+            }
+        }
+        back
+    }
+
+    /// The bytes in order that the host has not read, as far as they lie in one piece.
+    pub fn peek(&self) -> &[u8] {
+        let n = usize::try_from(self.readable()).unwrap_or(usize::MAX);
+        self.buffer.slice(self.read, n)
+    }
+
+    /// The host took `n` bytes.
+    pub fn consume(&mut self, now: Instant, n: usize) {
+        self.read = (self.read + n as u64).min(self.ready());
+        match self.history.back_mut() {
+            Some(h) if now.since(h.0) < Duration::from_millis(5) => h.1 = self.read,
+            _ => self.history.push_back((now, self.read)),
+        }
+    }
+
+    /// Frees history older than `keep`.
+    pub fn free(&mut self, pool: &mut ChunkPool, now: Instant, keep: Duration) {
+        let mut upto = None;
+        while self.history.front().is_some_and(|h| now.since(h.0) > keep) {
+            upto = self.history.pop_front().map(|h| h.1);
+        }
+        if let Some(u) = upto {
+            self.buffer.free_before(pool, u);
+        }
+    }
+
+    /// The credit to announce, if it has grown enough to be worth saying.
+    pub fn credit_due(&self) -> bool {
+        self.end.is_none() && self.read + self.window >= self.max_offset + self.window / 8
+    }
+    /// Changes how far ahead of the host's reading the peer may send; what was granted stays granted.
+    pub fn set_window(&mut self, window: u64) {
+        self.window = window;
+    }
+    /// Raises the credit to what reading allows and returns it.
+    pub fn grant(&mut self) -> u64 {
+        self.max_offset = self.max_offset.max(self.read + self.window);
+        self.max_offset
+    }
+    pub fn release(&mut self, pool: &mut ChunkPool) {
+        self.buffer.clear(pool);
+        self.spans.clear();
+    }
+}

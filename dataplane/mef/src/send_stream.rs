@@ -1,0 +1,507 @@
+//! The sending half of a split flow: the queue towards the link.
+//!
+//! ```text
+//!  0 ........ una ............ next ............. end
+//!    acked,        in flight,        not yet sent      written by the host
+//!    freed         acked or lost
+//! ```
+//!
+//! Lost bytes go out again, oldest first, from the third loss on twice. When
+//! the queue runs empty everything unacknowledged becomes a span and gets
+//! repair symbols; inside a span a loss is answered with more repair, not with
+//! retransmission, for as long as there is repair left to send.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use mef_packet::Instant;
+
+use crate::chunks::{ChunkPool, StreamBuffer};
+use crate::codec::{SpanId, MAX_REPAIR_SYMBOLS, MAX_SPAN_SYMBOLS};
+use crate::ranges::RangeSet;
+use crate::repair::{self, SpanEncoder};
+
+/// How the stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Open,
+    /// The host closed its half.
+    Finished,
+    /// The host reset the connection.
+    Reset(u8),
+}
+
+/// What the flow wants to send next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Data {
+        offset: u64,
+        len: usize,
+        generation: u8,
+    },
+    Repair {
+        base: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Span {
+    base: u64,
+    len: u64,
+    symbol: usize,
+    symbols: usize,
+    encoder: SpanEncoder,
+    next_index: usize,
+    to_send: usize,
+    in_flight: usize,
+    arrived: usize,
+    /// No repair left: losses inside are retransmitted.
+    spent: bool,
+}
+
+impl Span {
+    fn end(&self) -> u64 {
+        self.base + self.len
+    }
+}
+
+/// How long a queue must have been empty before its tail is repaired, unless the stream has ended.
+const QUIET: Duration = Duration::from_millis(1);
+/// From the how-manieth loss of the same bytes on they go out twice. One more copy of what was lost
+/// twice would cost p^2 of the line (4% at 20% loss); of what was lost three times, p^3.
+const TWICE_FROM: u8 = 3;
+/// Most spans that may be open at once.
+const MAX_SPANS: usize = 64;
+
+#[derive(Debug)]
+pub struct SendStream {
+    buffer: StreamBuffer,
+    una: u64,
+    next: u64,
+    end: u64,
+    acked: RangeSet,
+    /// Lost ranges by offset: (end, generation).
+    lost: BTreeMap<u64, (u64, u8)>,
+    /// Second copies still to go out.
+    again: VecDeque<(u64, u64, u8)>,
+    credit: u64,
+    ending: End,
+    end_acked: bool,
+    spans: VecDeque<Span>,
+    spanned: u64,
+    empty_since: Option<Instant>,
+    last_span: Option<Instant>,
+    retransmitted: u64,
+}
+
+impl SendStream {
+    /// A stream that may send `credit` bytes before the peer grants more.
+    pub fn new(credit: u64) -> Self {
+        Self {
+            buffer: StreamBuffer::new(),
+            una: 0,
+            next: 0,
+            end: 0,
+            acked: RangeSet::new(),
+            lost: BTreeMap::new(),
+            again: VecDeque::new(),
+            credit,
+            ending: End::Open,
+            end_acked: false,
+            spans: VecDeque::new(),
+            spanned: 0,
+            empty_since: None,
+            last_span: None,
+            retransmitted: 0,
+        }
+    }
+
+    /// Bytes written and not yet sent for the first time.
+    pub fn unsent(&self) -> u64 {
+        self.end - self.next
+    }
+    /// Bytes held: written and not yet acknowledged.
+    pub fn held(&self) -> u64 {
+        self.end - self.una
+    }
+    pub fn written(&self) -> u64 {
+        self.end
+    }
+    /// First offset that was never sent.
+    pub fn sent(&self) -> u64 {
+        self.next
+    }
+    pub fn credit(&self) -> u64 {
+        self.credit
+    }
+    pub fn ending(&self) -> End {
+        self.ending
+    }
+    pub fn retransmitted(&self) -> u64 {
+        self.retransmitted
+    }
+    /// Everything, the ending included, has been acknowledged.
+    pub fn is_done(&self) -> bool {
+        self.end_acked && self.una == self.end
+    }
+
+    /// Takes bytes from the host; returns how many fitted into the memory budget.
+    pub fn write(&mut self, pool: &mut ChunkPool, data: &[u8]) -> usize {
+        if self.ending != End::Open {
+            return 0;
+        }
+        let n = self.buffer.write(pool, self.end, data);
+        self.end += n as u64;
+        if n > 0 {
+            self.empty_since = None;
+        }
+        n
+    }
+    /// No more bytes will be written.
+    pub fn finish(&mut self) {
+        if self.ending == End::Open {
+            self.ending = End::Finished;
+        }
+    }
+    /// No more bytes will be written and the connection is to be reset behind those that were.
+    pub fn reset(&mut self, code: u8) {
+        if !matches!(self.ending, End::Reset(_)) {
+            self.ending = End::Reset(code);
+            self.end_acked = false;
+        }
+    }
+    /// Forgets what was not yet sent and what may be lost: nobody reads it any more.
+    pub fn discard(&mut self, pool: &mut ChunkPool) {
+        self.end = self.next;
+        self.una = self.next;
+        self.lost.clear();
+        self.again.clear();
+        self.spans.clear();
+        self.buffer.clear(pool);
+    }
+    pub fn release(&mut self, pool: &mut ChunkPool) {
+        self.buffer.clear(pool);
+    }
+    pub fn end_acked(&mut self) {
+        self.end_acked = true;
+    }
+    pub fn is_end_acked(&self) -> bool {
+        self.end_acked
+    }
+    pub fn set_credit(&mut self, max_offset: u64) {
+        self.credit = self.credit.max(max_offset);
+    }
+
+    /// Bytes `[offset, offset + len)` arrived.
+    pub fn on_acked(&mut self, pool: &mut ChunkPool, offset: u64, len: u64) {
+        let end = (offset + len).min(self.next);
+        self.acked.insert(offset.max(self.una), end);
+        self.clear_lost(offset, end);
+        if let Some((s, e)) = self.acked.first() {
+            if s <= self.una {
+                self.una = e;
+                self.acked.remove(s, e);
+                self.buffer.free_before(pool, self.una);
+            }
+        }
+        while self.spans.front().is_some_and(|s| s.end() <= self.una) {
+            self.spans.pop_front();
+        }
+    }
+
+    /// Bytes `[offset, offset + len)` were declared lost for the `generation + 1`-th time.
+    pub fn on_lost(&mut self, offset: u64, len: u64, generation: u8) {
+        let start = offset.max(self.una);
+        let end = offset + len;
+        let missing: Vec<(u64, u64)> = self.acked.gaps(start, end).collect();
+        for (s, e) in missing {
+            if s < e && !self.lost.contains_key(&s) {
+                self.lost.insert(s, (e, generation.saturating_add(1)));
+            }
+        }
+    }
+
+    fn clear_lost(&mut self, start: u64, end: u64) {
+        // Ranges go lost and come back packet by packet, so exact matches are the rule.
+        let hits: Vec<(u64, u64, u8)> = self
+            .lost
+            .range(..end)
+            .rev()
+            .take_while(|(_, &(e, _))| e > start)
+            .map(|(&s, &(e, g))| (s, e, g))
+            .collect();
+        for (s, e, g) in hits {
+            self.lost.remove(&s);
+            if s < start {
+                self.lost.insert(s, (start, g));
+            }
+            if e > end {
+                self.lost.insert(end, (e, g));
+            }
+        }
+    }
+
+    /// What to send next in at most `max` payload bytes; `link_room` bounds bytes never sent before.
+    pub fn next(&mut self, now: Instant, max: usize, link_room: u64) -> Option<Next> {
+        let protected = self.protected();
+        let mut again = None;
+        while let Some(&(s, e, g)) = self.again.front() {
+            if s >= self.una && !self.acked.covers(s, e) {
+                again = Some((s, e, g));
+                break;
+            }
+            self.again.pop_front();
+        }
+        let lost = self
+            .lost
+            .iter()
+            .map(|(&s, &(e, g))| (s, e, g))
+            .find(|&(s, _, _)| !protected.iter().any(|&(b, t)| s >= b && s < t));
+        if let Some((offset, end, generation)) = lost {
+            let len = usize::try_from(end - offset).unwrap_or(max).min(max);
+            return Some(Next::Data {
+                offset,
+                len,
+                generation,
+            });
+        }
+        if let Some((offset, end, generation)) = again {
+            let len = usize::try_from(end - offset).unwrap_or(max).min(max);
+            return Some(Next::Data {
+                offset,
+                len,
+                generation,
+            });
+        }
+        let fresh = self
+            .unsent()
+            .min(self.credit.saturating_sub(self.next))
+            .min(link_room);
+        if fresh > 0 {
+            let len = usize::try_from(fresh).unwrap_or(max).min(max);
+            return Some(Next::Data {
+                offset: self.next,
+                len,
+                generation: 0,
+            });
+        }
+        if self.unsent() == 0 {
+            self.empty_since.get_or_insert(now);
+        }
+        self.spans
+            .iter()
+            .find(|s| s.to_send > 0)
+            .map(|s| Next::Repair { base: s.base })
+    }
+
+    /// Spans inside which losses are answered with repair.
+    fn protected(&self) -> Vec<(u64, u64)> {
+        self.spans
+            .iter()
+            .filter(|s| !s.spent)
+            .map(|s| (s.base, s.end()))
+            .collect()
+    }
+
+    /// Bytes that [`next`](Self::next) offered left in a packet. Returns how many were sent for the first time.
+    pub fn on_sent(&mut self, offset: u64, len: usize, generation: u8) -> u64 {
+        let end = offset + len as u64;
+        if generation == 0 && offset == self.next {
+            self.next = end;
+            return len as u64;
+        }
+        self.retransmitted += len as u64;
+        if self.again.front().is_some_and(|&(s, _, _)| s == offset)
+            && !self.lost.contains_key(&offset)
+        {
+            self.again.pop_front();
+            return 0;
+        }
+        if let Some((e, g)) = self.lost.remove(&offset) {
+            if e > end {
+                self.lost.insert(end, (e, g));
+            }
+        }
+        if generation >= TWICE_FROM {
+            self.again.push_back((offset, end, generation));
+        }
+        0
+    }
+
+    /// Copies stream bytes for a packet.
+    pub fn copy_out(&self, offset: u64, out: &mut [u8]) -> bool {
+        self.buffer.copy_out(offset, out)
+    }
+
+    /// When [`open_span`](Self::open_span) has something to do.
+    pub fn span_due(&self, min_gap: Duration) -> Option<Instant> {
+        let since = self.empty_since?;
+        if self.next <= self.spanned.max(self.una) {
+            return None;
+        }
+        let quiet = if self.ending == End::Open {
+            QUIET
+        } else {
+            Duration::ZERO
+        };
+        Some((since + quiet).max(self.last_span.map_or(Instant::ZERO, |t| t + min_gap)))
+    }
+
+    /// Opens a span over what is unacknowledged and in no span yet, cut into symbols of `symbol` bytes.
+    pub fn open_span(&mut self, now: Instant, symbol: usize) {
+        let mut base = self.spanned.max(self.una);
+        while base < self.next && self.spans.len() < MAX_SPANS {
+            let len = (self.next - base).min((symbol * MAX_SPAN_SYMBOLS) as u64);
+            let Ok(encoder) = SpanEncoder::new(len as usize, symbol) else {
+                break;
+            };
+            let symbols = encoder.layout().symbols();
+            self.spans.push_back(Span {
+                base,
+                len,
+                symbol,
+                symbols,
+                encoder,
+                next_index: 0,
+                to_send: 0,
+                in_flight: 0,
+                arrived: 0,
+                spent: false,
+            });
+            base += len;
+        }
+        self.spanned = base;
+        self.last_span = Some(now);
+    }
+
+    /// Applies the repair rule to every open span; `loss` is the probability that a packet is lost.
+    pub fn top_up(&mut self, loss: f64) {
+        let Self {
+            spans,
+            acked,
+            lost,
+            una,
+            ..
+        } = self;
+        for span in spans.iter_mut().filter(|s| !s.spent) {
+            let (base, end) = (span.base.max(*una), span.end());
+            let missing: u64 = acked
+                .gaps(base, end)
+                .map(|(s, e)| (e - s).div_ceil(span.symbol as u64))
+                .sum();
+            let known_lost: u64 = lost
+                .range(..end)
+                .filter(|(_, &(e, _))| e > base)
+                .map(|(s, (e, _))| (e - s).div_ceil(span.symbol as u64))
+                .sum();
+            let missing = usize::try_from(missing)
+                .unwrap_or(span.symbols)
+                .min(span.symbols);
+            let known_lost = usize::try_from(known_lost).unwrap_or(missing).min(missing);
+            // What is still to be sent counts as in flight: asking again must not ask twice.
+            let on_its_way = span.in_flight + span.to_send;
+            let more = repair::repairs_needed(
+                missing - known_lost,
+                known_lost,
+                on_its_way,
+                span.arrived,
+                loss,
+                repair::EPSILON,
+            );
+            let left = span
+                .encoder
+                .layout()
+                .repairs()
+                .min(MAX_REPAIR_SYMBOLS)
+                .saturating_sub(span.next_index + span.to_send);
+            if more > left {
+                span.spent = true;
+            }
+            span.to_send += more.min(left);
+        }
+    }
+
+    /// Writes the next repair symbol of the span at `base` into `out` and returns how to name it.
+    pub fn repair(&mut self, base: u64, out: &mut Vec<u8>) -> Option<(SpanId, u16)> {
+        let Self { spans, buffer, .. } = self;
+        let span = spans.iter_mut().find(|s| s.base == base)?;
+        span.to_send = span.to_send.saturating_sub(1);
+        let mut held = true;
+        let symbol = span.encoder.repair(span.next_index, |range, out| {
+            held &= buffer.copy_out(
+                span.base + range.start as u64,
+                out.get_mut(..range.len()).unwrap_or(&mut []),
+            );
+        });
+        match symbol {
+            Ok(symbol) if held => out.extend_from_slice(symbol),
+            _ => {
+                // The chunks of an acknowledged head are gone: nothing left that repair could say.
+                span.spent = true;
+                span.to_send = 0;
+                return None;
+            }
+        }
+        let last = span.len - (span.symbols as u64 - 1) * span.symbol as u64;
+        let id = SpanId::new(
+            span.base,
+            u16::try_from(span.symbols).ok()?,
+            u16::try_from(last).ok()?,
+        );
+        let index = u16::try_from(span.next_index).ok()?;
+        span.next_index += 1;
+        span.in_flight += 1;
+        Some((id, index))
+    }
+
+    /// A repair symbol of the span at `base` arrived or was lost.
+    pub fn on_repair(&mut self, base: u64, arrived: bool) {
+        if let Some(span) = self.spans.iter_mut().find(|s| s.base == base) {
+            span.in_flight = span.in_flight.saturating_sub(1);
+            if arrived {
+                span.arrived += 1;
+            }
+        }
+    }
+    /// Every span has sent what it will and heard of it all, yet bytes are missing.
+    pub fn waits_for_word(&self) -> bool {
+        let missing = self.end_of_flight() > self.una;
+        missing
+            && self
+                .spans
+                .iter()
+                .all(|s| s.to_send == 0 && s.in_flight == 0 && !s.spent)
+            && self.flight_settled()
+    }
+    fn end_of_flight(&self) -> u64 {
+        self.spans.back().map_or(self.una, Span::end)
+    }
+    /// Everything unacknowledged inside the spans is known to be lost.
+    fn flight_settled(&self) -> bool {
+        self.acked
+            .gaps(self.una, self.end_of_flight())
+            .all(|(s, e)| {
+                self.lost
+                    .range(..=s)
+                    .next_back()
+                    .is_some_and(|(_, &(end, _))| end > s)
+                    && e > s
+            })
+    }
+    /// Repair did not bring the spans home: their losses are retransmitted.
+    pub fn give_up_spans(&mut self) {
+        for s in &mut self.spans {
+            s.spent = true;
+        }
+    }
+    /// Whether any span waits for the repair rule.
+    pub fn has_spans(&self) -> bool {
+        !self.spans.is_empty()
+    }
+    pub fn is_fully_sent(&self) -> bool {
+        self.next == self.end
+            && self.lost.is_empty()
+            && self.again.is_empty()
+            && self.spans.iter().all(|s| s.to_send == 0)
+    }
+}

@@ -1,0 +1,330 @@
+//! Two links on a virtual wire: rate, delay, loss; no crypto, no hosts.
+
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use mef_packet::{BitRate, Instant};
+use mef_protocol::chunks::ChunkPool;
+use mef_protocol::codec::Setup;
+use mef_protocol::line::{Line, LinkEnd};
+use mef_protocol::link::{Event, Link, LinkConfig};
+
+struct End {
+    link: Link,
+    number: u64,
+    pool: ChunkPool,
+    line: Line,
+}
+struct Ref<'a>(&'a mut Link, u64);
+impl LinkEnd for Ref<'_> {
+    fn link(&self) -> &Link {
+        self.0
+    }
+    fn link_mut(&mut self) -> &mut Link {
+        self.0
+    }
+    fn next_number(&self) -> Option<u64> {
+        Some(self.1)
+    }
+}
+
+struct Rng(u64);
+impl Rng {
+    fn unit(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Flying(std::cmp::Reverse<(Instant, u64)>, usize, u64, u64, Vec<u8>);
+
+struct Wire {
+    now: Instant,
+    ends: [End; 2],
+    rate: BitRate,
+    delay: Duration,
+    jitter: Duration,
+    loss: f64,
+    mtu: usize,
+    rng: Rng,
+    free_at: [Instant; 2],
+    queue_max: Duration,
+    flying: BinaryHeap<Flying>,
+    order: u64,
+}
+
+const OVERHEAD: u16 = 60;
+
+impl Wire {
+    fn new(rate: BitRate, rtt: Duration, loss: f64, seed: u64) -> Self {
+        let now = Instant::from_millis(1000);
+        let end = |even: bool| End {
+            link: Link::new(
+                now,
+                LinkConfig {
+                    even_flows: even,
+                    boot_id: 5 + u64::from(even),
+                    port_mtu: 1500,
+                    line_up: rate,
+                    line_down: rate,
+                    link_credit: 512 << 20,
+                    packet_overhead: OVERHEAD,
+                    frame_overhead: 14,
+                },
+            ),
+            number: 0,
+            pool: ChunkPool::new(1 << 30),
+            line: Line::new(now, rate),
+        };
+        let mut w = Self {
+            now,
+            ends: [end(true), end(false)],
+            rate,
+            delay: rtt / 2,
+            jitter: Duration::ZERO,
+            loss,
+            mtu: 1500,
+            rng: Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            free_at: [now; 2],
+            queue_max: Duration::ZERO,
+            flying: BinaryHeap::new(),
+            order: 0,
+        };
+        for e in &mut w.ends {
+            e.link.session_started(now, &mut e.pool, Some(rtt));
+        }
+        w
+    }
+
+    /// Sends what may leave now and moves on to the next moment at which something happens.
+    fn step(&mut self) {
+        let mut next = Instant::FAR_FUTURE;
+        for side in 0..2 {
+            let e = &mut self.ends[side];
+            e.link.handle_timeout(self.now, &mut e.pool);
+            loop {
+                let mut out = Vec::new();
+                let mut refs = [Ref(&mut e.link, e.number)];
+                let Some((_, packed)) = e.line.poll(self.now, &mut refs, &mut e.pool, &mut out)
+                else {
+                    next = next.min(e.line.poll_timeout(self.now, &refs));
+                    break;
+                };
+                assert_eq!(packed.inner_len, out.len());
+                let number = e.number;
+                e.number += 1;
+                let start = self.free_at[side].max(self.now);
+                self.queue_max = self.queue_max.max(start.since(self.now));
+                self.free_at[side] =
+                    start + self.rate.time_for(mef_packet::Bytes(packed.line_bytes));
+                if self.rng.unit() < self.loss || out.len() + usize::from(OVERHEAD) > self.mtu {
+                    continue;
+                }
+                let at = self.free_at[side] + self.delay + self.jitter.mul_f64(self.rng.unit());
+                self.order += 1;
+                self.flying.push(Flying(
+                    std::cmp::Reverse((at, self.order)),
+                    1 - side,
+                    number,
+                    packed.line_bytes,
+                    out,
+                ));
+            }
+        }
+        if let Some(f) = self.flying.peek() {
+            next = next.min(f.0 .0 .0);
+        }
+        self.now = next.max(self.now + Duration::from_nanos(1));
+        while self.flying.peek().is_some_and(|f| f.0 .0 .0 <= self.now) {
+            let f = self.flying.pop().unwrap();
+            let e = &mut self.ends[f.1];
+            e.link
+                .handle_packet(self.now, &mut e.pool, f.2, f.3, &f.4)
+                .unwrap();
+        }
+    }
+
+    fn up(&mut self) {
+        let until = self.now + Duration::from_secs(20);
+        while !(self.ends[0].link.is_up() && self.ends[1].link.is_up()) {
+            self.step();
+            assert!(self.now < until);
+        }
+        // Let the path's MTU be found before anything is measured.
+        let until = self.now + Duration::from_secs(3);
+        while self.now < until {
+            self.step();
+        }
+        for e in &mut self.ends {
+            while e.link.poll_event().is_some() {}
+        }
+    }
+}
+
+fn setup() -> Setup {
+    Setup {
+        source: "10.1.0.2:40000".parse().unwrap(),
+        destination: "10.2.0.2:80".parse().unwrap(),
+        weight: 1.0,
+        early: true,
+        mss: 1460,
+    }
+}
+
+fn byte_at(i: u64) -> u8 {
+    (i.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+/// Moves `size` bytes over a fresh flow; returns seconds until the last byte, checks every byte.
+fn transfer(w: &mut Wire, size: u64) -> f64 {
+    let start = w.now;
+    let flow = w.ends[0].link.open(w.now, setup()).unwrap();
+    let (mut written, mut read) = (0u64, 0u64);
+    let limit = start + Duration::from_secs(300);
+    while read < size {
+        let e = &mut w.ends[0];
+        let room = e
+            .link
+            .write_room(&e.pool, flow)
+            .min((size - written) as usize);
+        if room > 0 {
+            let data: Vec<u8> = (written..written + room as u64).map(byte_at).collect();
+            written += e.link.write(&mut e.pool, flow, &data) as u64;
+            if written == size {
+                e.link.finish(w.now, flow);
+            }
+        }
+        w.step();
+        let e = &mut w.ends[1];
+        while let Some(ev) = e.link.poll_event() {
+            if let Event::Setup { flow: f, .. } = ev {
+                assert_eq!(f, flow);
+                e.link.accept(w.now, flow);
+            }
+        }
+        loop {
+            let n = {
+                let p = e.link.peek(flow);
+                for (i, b) in p.iter().enumerate() {
+                    assert_eq!(*b, byte_at(read + i as u64), "byte {}", read + i as u64);
+                }
+                p.len()
+            };
+            if n == 0 {
+                break;
+            }
+            read += n as u64;
+            e.link.consume(w.now, &mut e.pool, flow, n);
+        }
+        assert!(w.now < limit, "stalled at {read} of {size} bytes");
+    }
+    let took = w.now.since(start).as_secs_f64();
+    // The other half ends, and nothing of the flow remains at either end.
+    w.ends[1].link.finish(w.now, flow);
+    let until = w.now + Duration::from_secs(10);
+    while w.ends[0].link.flow_count() + w.ends[1].link.flow_count() > 0 {
+        w.step();
+        for e in &mut w.ends {
+            while e.link.poll_event().is_some() {}
+        }
+        if let Some(v) = w.ends[0].link.view(flow) {
+            if v.recv_finished || v.recv_end.is_some() {
+                let e = &mut w.ends[0];
+                e.link.consume(w.now, &mut e.pool, flow, 0);
+            }
+        }
+        assert!(
+            w.now < until,
+            "the flow is not forgotten: {:?} {:?}",
+            w.ends[0].link.view(flow),
+            w.ends[1].link.view(flow)
+        );
+    }
+    assert_eq!(
+        (w.ends[0].pool.used_bytes(), w.ends[1].pool.used_bytes()),
+        (0, 0)
+    );
+    took
+}
+
+fn median(mut v: Vec<f64>) -> f64 {
+    v.sort_by(f64::total_cmp);
+    v[v.len() / 2]
+}
+
+const RTT: Duration = Duration::from_millis(200);
+
+#[test]
+fn short_transfers_take_one_way_and_their_size() {
+    for (loss, small, big) in [
+        (0.0, 0.115, 0.195),
+        (0.01, 0.115, 0.195),
+        (0.05, 0.118, 0.205),
+        (0.2, 0.125, 0.23),
+    ] {
+        let mut w = Wire::new(BitRate::from_mbit(100), RTT, loss, 3);
+        w.up();
+        for _ in 0..15 {
+            transfer(&mut w, 1_000_000);
+        }
+        let a: Vec<f64> = (0..100).map(|_| transfer(&mut w, 100_000)).collect();
+        let b: Vec<f64> = (0..100).map(|_| transfer(&mut w, 1_000_000)).collect();
+        let slow = a.iter().filter(|t| **t > 1.3 * 0.13).count()
+            + b.iter().filter(|t| **t > 1.3 * 0.21).count();
+        println!("loss {loss}: 100 kB {:.3} s, 1 MB {:.3} s, slow {slow} of 200, worst {:.3} {:.3}, repair loss {:?}", median(a.clone()), median(b.clone()),
+            a.iter().copied().fold(0.0, f64::max), b.iter().copied().fold(0.0, f64::max), w.ends[0].link.stats());
+        assert!(median(a) < small && median(b) < big);
+        assert!(
+            loss > 0.06 || slow <= 6,
+            "{slow} of 200 transfers waited for a round trip"
+        );
+    }
+}
+
+#[test]
+fn bulk_fills_the_line_at_any_loss() {
+    for (loss, share) in [(0.0, 0.965), (0.01, 0.965), (0.05, 0.96), (0.2, 0.94)] {
+        let mut w = Wire::new(BitRate::from_mbit(100), RTT, loss, 9);
+        w.up();
+        let size = 150_000_000;
+        let took = transfer(&mut w, size);
+        let ceiling = 100e6 * 1448.0 / 1514.0 * (1.0 - loss);
+        // The last byte's way and the tail's repair are not the line's rate.
+        let got = size as f64 * 8.0 / (took - 0.1) / ceiling;
+        println!(
+            "loss {loss}: {:.3} of the ceiling in {took:.2} s, queue {:?}, {:?}",
+            got,
+            w.queue_max,
+            w.ends[0].link.stats()
+        );
+        assert!(got > share, "{got} of the ceiling at loss {loss}");
+        assert!(w.queue_max < Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn reordering_costs_little() {
+    let mut w = Wire::new(BitRate::from_mbit(100), RTT, 0.01, 9);
+    w.jitter = Duration::from_millis(10);
+    w.up();
+    let took = transfer(&mut w, 60_000_000);
+    let ceiling = 100e6 * 1448.0 / 1514.0 * 0.99;
+    let got = 60e6 * 8.0 / (took - 0.1) / ceiling;
+    println!("{got:.3} {:?}", w.ends[0].link.stats());
+    assert!(got > 0.94, "{got}");
+}
+
+#[test]
+fn a_path_that_shrinks_is_found_out() {
+    let mut w = Wire::new(BitRate::from_mbit(100), RTT, 0.0, 9);
+    w.up();
+    assert_eq!(w.ends[0].link.path_mtu(), 1500);
+    w.mtu = 1400;
+    let took = transfer(&mut w, 10_000_000);
+    println!("{took:.2} s, mtu {}", w.ends[0].link.path_mtu());
+    assert!(took < 0.97 + 1.0, "stalled: {took} s");
+    assert!((1380..=1400).contains(&w.ends[0].link.path_mtu()));
+}
