@@ -2,6 +2,9 @@
 //! the port between them or opposite to itself on a veth pair. Needs root; without
 //! it each test says so and passes.
 
+// Helpers of tests may fail as tests do; clippy knows the tests themselves only.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::Namespace;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -57,6 +58,28 @@ impl Namespace {
         ]);
         self.ip(&["link", "set", name, "up"]);
         other.ip(&["link", "set", other_name, "up"]);
+        self.wait_until_active(name);
+        other.wait_until_active(other_name);
+    }
+
+    /// Waits until the kernel has noticed the carrier: before that the interface has the
+    /// queueing discipline "noop", which loses frames without a word.
+    fn wait_until_active(&self, interface: &str) {
+        let start = Instant::now();
+        loop {
+            let out = Command::new("ip")
+                .args(["-n", &self.name, "-o", "link", "show", interface])
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            if text.contains("state UP") && !text.contains("qdisc noop ") {
+                return;
+            }
+            assert!(
+                start.elapsed().as_secs() < 10,
+                "{interface} does not come up: {text}"
+            );
+        }
     }
 
     /// Starts `f` on a thread of its own in this namespace.
