@@ -36,6 +36,8 @@ pub enum AgentError {
     Thread(std::io::Error),
 }
 
+type Task = Box<dyn FnOnce(&Arc<Shared>) + Send>;
+
 enum Server {
     Tcp(TcpListener),
     Udp(UdpSocket),
@@ -119,7 +121,7 @@ impl Agent {
         } = self;
         let has_servers = !servers.is_empty();
         let mut threads = Vec::new();
-        let spawn = |name: &str, task: Box<dyn FnOnce(&Arc<Shared>) + Send>, ends: bool| {
+        let spawn = |name: &str, task: Task, ends: bool| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name(name.to_owned())
@@ -139,11 +141,19 @@ impl Agent {
         }
         let mut tasks = 0_u64;
         for chain in client::chains(&spec.flows) {
-            threads.push(spawn("flows", Box::new(move |s| client::run_chain(s, &chain)), true)?);
+            threads.push(spawn(
+                "flows",
+                Box::new(move |s| client::run_chain(s, &chain)),
+                true,
+            )?);
             tasks += 1;
         }
         for one in spec.probes {
-            threads.push(spawn("probe", Box::new(move |s| probe::send(s, &one)), true)?);
+            threads.push(spawn(
+                "probe",
+                Box::new(move |s| probe::send(s, &one)),
+                true,
+            )?);
             tasks += 1;
         }
 

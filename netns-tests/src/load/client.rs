@@ -59,7 +59,10 @@ fn planned(flow: &FlowSpec) -> ClientFlow {
 fn run_flow(shared: &Shared, flow: &FlowSpec, record: &Slot<ClientFlow>) -> Result<(), FlowError> {
     let block = shared.blocks.get(flow.seed);
     let mut cursor = Cursor::new(block, flow.id, flow.hash);
-    let own = flow.congestion.as_deref().filter(|_| flow.kind != FlowKind::Request);
+    let own = flow
+        .congestion
+        .as_deref()
+        .filter(|_| flow.kind != FlowKind::Request);
     let mut conn = Conn::connect(flow, own, shared, |now| lock(record).connect_ns = Some(now))?;
     let connect_ns = {
         let mut record = lock(record);
@@ -70,7 +73,11 @@ fn run_flow(shared: &Shared, flow: &FlowSpec, record: &Slot<ClientFlow>) -> Resu
         kind: flow.kind,
         hash: flow.hash,
         flow: flow.id,
-        size: if flow.kind == FlowKind::Bulk { 0 } else { flow.size },
+        size: if flow.kind == FlowKind::Bulk {
+            0
+        } else {
+            flow.size
+        },
         connect_ns,
         seed: flow.seed,
         congestion: flow.congestion.clone().unwrap_or_default(),
@@ -83,9 +90,15 @@ fn run_flow(shared: &Shared, flow: &FlowSpec, record: &Slot<ClientFlow>) -> Resu
         FlowKind::Bulk => bulk(conn, flow, &header, &mut cursor, shared, record),
         FlowKind::Transfer => {
             let sent = shared.sending(flow.id);
-            let result = send(&mut conn, &header, &mut cursor, Limit::Bytes(flow.size), &sent)
-                .and_then(|()| conn.close_write())
-                .and_then(|()| receipt(&mut conn, flow.size));
+            let result = send(
+                &mut conn,
+                &header,
+                &mut cursor,
+                Limit::Bytes(flow.size),
+                &sent,
+            )
+            .and_then(|()| conn.close_write())
+            .and_then(|()| receipt(&mut conn, flow.size));
             note_sender(&conn, &sent);
             lock(record).complete = result.is_ok();
             result
@@ -116,8 +129,8 @@ fn bulk(
     let sent = shared.sending(flow.id);
     let connect_ns = lock(record).connect_ns.unwrap_or_default();
     let end = connect_ns.saturating_add(flow.duration_ms * 1_000_000);
-    let result = send(&mut conn, header, cursor, Limit::Until(end), &sent)
-        .and_then(|()| conn.close_write());
+    let result =
+        send(&mut conn, header, cursor, Limit::Until(end), &sent).and_then(|()| conn.close_write());
     let total = lock(&sent).bytes;
     conn.set_deadline(sys::now_ns().saturating_add(flow.grace_ms * 1_000_000));
     let result = result.and_then(|()| receipt(&mut conn, total));

@@ -52,8 +52,7 @@ impl<'a> Conn<'a> {
         on_start: impl FnOnce(u64),
     ) -> Result<Self, FlowError> {
         let fail = |e: std::io::Error| sys::flow_error("connect", &e);
-        let socket =
-            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(fail)?;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(fail)?;
         if let Some(name) = congestion {
             socket
                 .set_tcp_congestion(name.as_bytes())
@@ -79,13 +78,8 @@ impl<'a> Conn<'a> {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => true,
             Err(e) => return Err(fail(e)),
         };
-        while pending {
-            let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-            match poll(&mut fds, PollTimeout::from(SLICE_MS)) {
-                Ok(0) | Err(nix::errno::Errno::EINTR) => over(shared, deadline_ns, "connect")?,
-                Ok(_) => break,
-                Err(e) => return Err(fail(e.into())),
-            }
+        if pending {
+            connected(&socket, shared, deadline_ns)?;
         }
         if let Some(e) = socket.take_error().map_err(fail)? {
             return Err(fail(e));
@@ -189,5 +183,17 @@ fn over(shared: &Shared, deadline_ns: u64, phase: &str) -> Result<(), FlowError>
         Err(named(phase, "TIMEOUT"))
     } else {
         Ok(())
+    }
+}
+
+/// Waits for the end of the handshake, however it ends.
+fn connected(socket: &Socket, shared: &Shared, deadline_ns: u64) -> Result<(), FlowError> {
+    loop {
+        let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut fds, PollTimeout::from(SLICE_MS)) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => over(shared, deadline_ns, "connect")?,
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(sys::flow_error("connect", &e.into())),
+        }
     }
 }

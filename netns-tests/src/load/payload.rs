@@ -154,7 +154,11 @@ mod tests {
     #[test]
     fn a_flipped_bit_a_gap_and_another_flow_are_noticed() {
         let block = Block::new(7);
-        let sent = collect(&mut Cursor::new(Arc::clone(&block), 3, false), 200_000, 65_536);
+        let sent = collect(
+            &mut Cursor::new(Arc::clone(&block), 3, false),
+            200_000,
+            65_536,
+        );
         let fresh = || Cursor::new(Arc::clone(&block), 3, false);
 
         let mut flipped = sent.clone();

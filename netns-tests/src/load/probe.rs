@@ -13,9 +13,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{
-    recvmsg, setsockopt, sockopt, ControlMessageOwned, MsgFlags, SockaddrIn,
-};
+use nix::sys::socket::{recvmsg, setsockopt, sockopt, ControlMessageOwned, MsgFlags, SockaddrIn};
 use nix::sys::time::TimeSpec;
 
 use super::payload::Block;
@@ -126,16 +124,14 @@ pub fn receive(shared: &Shared, socket: &UdpSocket) {
         }
         let delay = arrived_ns.saturating_sub(packet.sent_ns) / 1_000;
         record.sent_ns.push(packet.sent_ns);
-        record.delay_us.push(u32::try_from(delay).unwrap_or(u32::MAX));
+        record
+            .delay_us
+            .push(u32::try_from(delay).unwrap_or(u32::MAX));
     }
 }
 
 /// One probe packet and its time of arrival on CLOCK_MONOTONIC.
-fn receive_one(
-    socket: &UdpSocket,
-    buffer: &mut [u8],
-    control: &mut Vec<u8>,
-) -> Option<(Packet, u64)> {
+fn receive_one(socket: &UdpSocket, buffer: &mut [u8], control: &mut [u8]) -> Option<(Packet, u64)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrIn>(
         socket.as_raw_fd(),

@@ -80,10 +80,16 @@ fn serve_one(shared: &Shared, stream: TcpStream) -> Result<(), FlowError> {
                 conn.set_congestion(&header.congestion)?;
             }
             let sent = shared.sending(header.flow);
-            let result = send(&mut conn, &[], &mut cursor, Limit::Bytes(header.size), &sent)
-                .and_then(|()| conn.close_write())
-                // The receipt: after it the retransmissions are final.
-                .and_then(|()| conn.read_block().map(|_| ()));
+            let result = send(
+                &mut conn,
+                &[],
+                &mut cursor,
+                Limit::Bytes(header.size),
+                &sent,
+            )
+            .and_then(|()| conn.close_write())
+            // The receipt: after it the retransmissions are final.
+            .and_then(|()| conn.read_block().map(|_| ()));
             note_sender(&conn, &sent);
             shared.count(result.as_ref().err());
         }

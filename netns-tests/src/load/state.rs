@@ -46,7 +46,10 @@ impl<T: Clone> List<T> {
         slot
     }
     fn copy(&self) -> Vec<T> {
-        lock(&self.0).iter().map(|slot| lock(slot).clone()).collect()
+        lock(&self.0)
+            .iter()
+            .map(|slot| lock(slot).clone())
+            .collect()
     }
 }
 
@@ -128,7 +131,13 @@ impl Shared {
     pub fn client(&self, record: ClientFlow) -> Slot<ClientFlow> {
         self.clients.add(record)
     }
-    pub fn receiving(&self, id: u64, kind: FlowKind, size: u64, connect_ns: u64) -> Slot<ReceivedFlow> {
+    pub fn receiving(
+        &self,
+        id: u64,
+        kind: FlowKind,
+        size: u64,
+        connect_ns: u64,
+    ) -> Slot<ReceivedFlow> {
         self.received.add(ReceivedFlow {
             id,
             kind,

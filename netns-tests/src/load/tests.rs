@@ -18,7 +18,10 @@ struct Running {
 fn server(expect_flows: Option<u64>) -> Running {
     let agent = Agent::bind(AgentSpec {
         name: "server".into(),
-        servers: vec![ServerSpec::Tcp { listen: ANY }, ServerSpec::Udp { listen: ANY }],
+        servers: vec![
+            ServerSpec::Tcp { listen: ANY },
+            ServerSpec::Udp { listen: ANY },
+        ],
         expect_flows,
         ..AgentSpec::default()
     })
@@ -73,7 +76,11 @@ fn bulk_transfers_and_a_request_arrive_whole_and_are_accounted() {
     for i in 0..20 {
         let size = if i % 2 == 0 { 100_000 } else { 1_000_001 };
         flows.push(FlowSpec {
-            start: if i == 0 { Start::AtMs(10) } else { Start::AfterPreviousMs(1) },
+            start: if i == 0 {
+                Start::AtMs(10)
+            } else {
+                Start::AfterPreviousMs(1)
+            },
             ..flow(100 + i, server.tcp, FlowKind::Transfer, size)
         });
     }
@@ -92,7 +99,12 @@ fn bulk_transfers_and_a_request_arrive_whole_and_are_accounted() {
         assert!(c.complete && !c.cut && c.error.is_none(), "{c:?}");
         assert!(c.connect_ns <= c.connected_ns && c.connected_ns <= c.end_ns);
     }
-    let sent: HashMap<u64, &SentFlow> = client.sent.iter().chain(&served.sent).map(|s| (s.id, s)).collect();
+    let sent: HashMap<u64, &SentFlow> = client
+        .sent
+        .iter()
+        .chain(&served.sent)
+        .map(|s| (s.id, s))
+        .collect();
     let received: Vec<&ReceivedFlow> = client.received.iter().chain(&served.received).collect();
     assert_eq!(received.len(), 22);
     for r in received {
@@ -104,13 +116,24 @@ fn bulk_transfers_and_a_request_arrive_whole_and_are_accounted() {
         assert!(r.size == 0 || r.bytes == r.size);
         assert!(Some(r.connect_ns) < r.first_ns && r.first_ns <= r.last_ns);
     }
-    let bulk = served.received.iter().find(|r| r.kind == FlowKind::Bulk).unwrap();
+    let bulk = served
+        .received
+        .iter()
+        .find(|r| r.kind == FlowKind::Bulk)
+        .unwrap();
     let lasted = bulk.last_ns.unwrap() - bulk.connect_ns;
-    assert!((900_000_000..3_000_000_000).contains(&lasted), "bulk took {lasted} ns");
+    assert!(
+        (900_000_000..3_000_000_000).contains(&lasted),
+        "bulk took {lasted} ns"
+    );
     assert!(client.received.iter().all(|r| r.kind == FlowKind::Request));
 
     // Chained flows do not overlap: the next one starts when the receiver has the one before.
-    let chained: Vec<&ClientFlow> = client.clients.iter().filter(|c| (100..200).contains(&c.id)).collect();
+    let chained: Vec<&ClientFlow> = client
+        .clients
+        .iter()
+        .filter(|c| (100..200).contains(&c.id))
+        .collect();
     for pair in chained.windows(2) {
         assert!(pair[0].end_ns.unwrap() + 1_000_000 <= pair[1].connect_ns.unwrap());
     }
@@ -135,7 +158,10 @@ fn the_probe_measures_delay_and_loses_nothing_on_loopback() {
     let sent = &client.probes_sent[0];
     assert_eq!((sent.packets, sent.refused), (60, 0));
     let got = &served.probes_received[0];
-    assert_eq!((got.id, got.delay_us.len(), got.duplicates), (PROBE_IDLE, 60, 0));
+    assert_eq!(
+        (got.id, got.delay_us.len(), got.duplicates),
+        (PROBE_IDLE, 60, 0)
+    );
     let mut delays = got.delay_us.clone();
     delays.sort_unstable();
     // Far above what loopback takes, far below a wrong clock or a missing subtraction.
@@ -164,9 +190,16 @@ fn a_refused_flow_says_so_and_the_next_one_still_runs() {
         ],
         vec![],
     );
-    let errors: HashMap<u64, Option<FlowError>> = client.clients.iter().map(|c| (c.id, c.error.clone())).collect();
+    let errors: HashMap<u64, Option<FlowError>> = client
+        .clients
+        .iter()
+        .map(|c| (c.id, c.error.clone()))
+        .collect();
     let refused = errors[&1].clone().unwrap();
-    assert_eq!((refused.phase.as_str(), refused.errno.as_str()), ("connect", "ECONNREFUSED"));
+    assert_eq!(
+        (refused.phase.as_str(), refused.errno.as_str()),
+        ("connect", "ECONNREFUSED")
+    );
     assert_eq!(errors[&2], None);
     assert_eq!(errors[&3].clone().unwrap().errno, "ENOENT");
     assert!(server.thread.join().unwrap().received[0].complete);
@@ -257,7 +290,11 @@ fn strangers_are_reported_and_leave_no_flow() {
     stranger.write_all(&[b'x'; 64]).unwrap();
     let served = server.thread.join().unwrap();
     assert!(served.received.is_empty());
-    assert!(served.errors[0].contains("not a connection of the load tool"), "{:?}", served.errors);
+    assert!(
+        served.errors[0].contains("not a connection of the load tool"),
+        "{:?}",
+        served.errors
+    );
 }
 
 #[test]
@@ -270,9 +307,15 @@ fn specification_and_events_have_the_documented_json() {
     )
     .unwrap();
     assert_eq!(spec.flows[0].start, Start::AfterPreviousMs(20));
-    assert_eq!((spec.probes[0].interval_us, spec.probes[0].payload), (10_000, 64));
+    assert_eq!(
+        (spec.probes[0].interval_us, spec.probes[0].payload),
+        (10_000, 64)
+    );
     assert!(serde_json::from_str::<AgentSpec>(r#"{"flow":[]}"#).is_err());
-    let line = serde_json::to_string(&Event::Listening { addresses: vec![ANY] }).unwrap();
+    let line = serde_json::to_string(&Event::Listening {
+        addresses: vec![ANY],
+    })
+    .unwrap();
     assert_eq!(line, r#"{"event":"listening","addresses":["127.0.0.1:0"]}"#);
     let done = Event::Done(AgentOutcome::default());
     let line = serde_json::to_string(&done).unwrap();

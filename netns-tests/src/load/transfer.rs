@@ -144,7 +144,10 @@ mod tests {
         account(&mut record, 12 * BUCKET_NS + 5, 100);
         account(&mut record, 13 * BUCKET_NS - 1, 10);
         account(&mut record, 15 * BUCKET_NS, 7);
-        assert_eq!((record.bucket0, record.buckets.as_slice()), (12, [110, 0, 0, 7].as_slice()));
+        assert_eq!(
+            (record.bucket0, record.buckets.as_slice()),
+            (12, [110, 0, 0, 7].as_slice())
+        );
         assert_eq!(record.bytes, 117);
         assert_eq!(record.first_ns, Some(12 * BUCKET_NS + 5));
         assert_eq!(record.last_ns, Some(15 * BUCKET_NS));

@@ -1,10 +1,19 @@
 //! What people see of the results: a table in the terminal and one HTML file
 //! that carries its charts, needs nothing from outside and can be sent around.
 
+mod charts;
+mod dots;
+mod page;
+mod summary;
+mod svg;
+mod table;
+
+pub use table::print_table;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::results::Results;
+use crate::results::{Results, ResultsError};
 
 /// Writes `index.html` into `dir` (made if it is not there); returns its path.
 pub fn write_report(dir: &Path, results: &Results) -> io::Result<PathBuf> {
@@ -12,11 +21,17 @@ pub fn write_report(dir: &Path, results: &Results) -> io::Result<PathBuf> {
 }
 
 /// One report of several results, a section each in the order given.
-pub fn write_combined(dir: &Path, _results: &[Results]) -> io::Result<PathBuf> {
-    Ok(dir.join("index.html"))
+pub fn write_combined(dir: &Path, results: &[Results]) -> io::Result<PathBuf> {
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join("index.html");
+    std::fs::write(&path, page::page(results))?;
+    Ok(path)
 }
 
-/// The table for the terminal, with a line of what it shows above it; ends with a newline.
-pub fn print_table(_results: &Results) -> String {
-    String::new()
+/// Reads files of `--json`, in the order given; the first that is none is an error.
+pub fn read_results<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Results>, ResultsError> {
+    paths.iter().map(|p| Results::read(p.as_ref())).collect()
 }
+
+#[cfg(test)]
+mod tests;

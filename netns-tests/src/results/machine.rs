@@ -49,7 +49,10 @@ impl Machine {
             parts.push(format!("{} cores", self.cores));
         }
         if self.memory_bytes > 0 {
-            parts.push(format!("{:.0} GiB", self.memory_bytes as f64 / f64::from(1 << 30)));
+            parts.push(format!(
+                "{:.0} GiB",
+                self.memory_bytes as f64 / f64::from(1 << 30)
+            ));
         }
         if !self.kernel.is_empty() {
             parts.push(format!("Linux {}", self.kernel));
@@ -104,7 +107,11 @@ fn rfc3339(seconds: u64) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (time / 3_600, time / 60 % 60, time % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
@@ -125,7 +132,10 @@ mod tests {
     #[test]
     fn this_machine_says_what_it_is() {
         let m = Machine::facts();
-        assert!(m.cores > 0 && m.memory_bytes > 1 << 20 && !m.kernel.is_empty(), "{m:?}");
+        assert!(
+            m.cores > 0 && m.memory_bytes > 1 << 20 && !m.kernel.is_empty(),
+            "{m:?}"
+        );
         assert!(m.line().contains("Linux"));
     }
 }

@@ -55,12 +55,21 @@ const ERRORS_KEPT: usize = 20;
 /// and said in `errors`.
 pub fn merge(input: &MergeInput<'_>) -> Run {
     let outcomes = input.outcomes;
-    let received: HashMap<u64, &ReceivedFlow> =
-        outcomes.iter().flat_map(|o| &o.received).map(|r| (r.id, r)).collect();
-    let sent: HashMap<u64, &SentFlow> =
-        outcomes.iter().flat_map(|o| &o.sent).map(|s| (s.id, s)).collect();
-    let clients: BTreeMap<u64, &ClientFlow> =
-        outcomes.iter().flat_map(|o| &o.clients).map(|c| (c.id, c)).collect();
+    let received: HashMap<u64, &ReceivedFlow> = outcomes
+        .iter()
+        .flat_map(|o| &o.received)
+        .map(|r| (r.id, r))
+        .collect();
+    let sent: HashMap<u64, &SentFlow> = outcomes
+        .iter()
+        .flat_map(|o| &o.sent)
+        .map(|s| (s.id, s))
+        .collect();
+    let clients: BTreeMap<u64, &ClientFlow> = outcomes
+        .iter()
+        .flat_map(|o| &o.clients)
+        .map(|c| (c.id, c))
+        .collect();
 
     let since_origin = |ns: u64| (ns as f64 - input.origin_ns as f64) / 1e9;
     let bulk_starts = clients
@@ -68,7 +77,8 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
         .filter(|c| c.kind == FlowKind::Bulk)
         .filter_map(|c| c.connect_ns)
         .map(since_origin);
-    let last_bulk_start = bulk_starts.fold(None, |a: Option<f64>, b| Some(a.map_or(b, |a| a.max(b))));
+    let last_bulk_start =
+        bulk_starts.fold(None, |a: Option<f64>, b| Some(a.map_or(b, |a| a.max(b))));
     let tail = input
         .tail
         .unwrap_or_else(|| tail_window(input.seconds, last_bulk_start.unwrap_or(0.0)));
@@ -80,7 +90,13 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
         .map(|c| {
             let r = received.get(&c.id).copied();
             let in_tail = r.map_or(0.0, |r| bytes_between(r, input.origin_ns, tail));
-            let flow = flow(c, r, sent.get(&c.id).copied(), in_tail * 8.0 / tail_s, &since_origin);
+            let flow = flow(
+                c,
+                r,
+                sent.get(&c.id).copied(),
+                in_tail * 8.0 / tail_s,
+                &since_origin,
+            );
             if let Some(e) = &flow.error {
                 errors.push(format!("flow {} ({}): {e}", c.id, flow.kind));
             }
@@ -118,8 +134,16 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
         loss: input.loss,
         seed: input.seed,
         seconds: input.seconds,
-        tail_seconds: if bulk.is_empty() { 0.0 } else { tail.1 - tail.0 },
-        goodput_bps: if bulk.is_empty() { from_connect } else { bulk.iter().sum() },
+        tail_seconds: if bulk.is_empty() {
+            0.0
+        } else {
+            tail.1 - tail.0
+        },
+        goodput_bps: if bulk.is_empty() {
+            from_connect
+        } else {
+            bulk.iter().sum()
+        },
         goodput_from_connect_bps: from_connect,
         ceiling_bps: stats::ceiling(input.rate_bps, input.loss),
         jain: stats::jain(&bulk),
@@ -220,7 +244,11 @@ fn goodput_from_connect(
         return 0.0;
     };
     let from = (first as f64 - input.origin_ns as f64) / 1e9;
-    let last = received.values().filter_map(|r| r.last_ns).max().unwrap_or(first);
+    let last = received
+        .values()
+        .filter_map(|r| r.last_ns)
+        .max()
+        .unwrap_or(first);
     let to = if bulk {
         input.seconds
     } else {
@@ -230,7 +258,10 @@ fn goodput_from_connect(
         return 0.0;
     }
     let bytes: f64 = if bulk {
-        received.values().map(|r| bytes_between(r, input.origin_ns, (from, to))).sum()
+        received
+            .values()
+            .map(|r| bytes_between(r, input.origin_ns, (from, to)))
+            .sum()
     } else {
         received.values().map(|r| r.bytes as f64).sum()
     };
@@ -243,7 +274,12 @@ fn probe_of(outcomes: &[AgentOutcome], id: u64) -> Probe {
 
 /// Counts are of the whole probe, delays of what was sent within the window.
 fn probe(outcomes: &[AgentOutcome], id: u64, origin_ns: u64, window: Option<(f64, f64)>) -> Probe {
-    let of_id = || outcomes.iter().flat_map(|o| &o.probes_received).filter(|p| p.id == id);
+    let of_id = || {
+        outcomes
+            .iter()
+            .flat_map(|o| &o.probes_received)
+            .filter(|p| p.id == id)
+    };
     let inside = |sent_ns: u64| {
         window.is_none_or(|(from, to)| {
             let s = (sent_ns as f64 - origin_ns as f64) / 1e9;
@@ -276,7 +312,10 @@ fn probe(outcomes: &[AgentOutcome], id: u64, origin_ns: u64, window: Option<(f64
 fn series(input: &MergeInput<'_>, received: &HashMap<u64, &ReceivedFlow>, by_flow: bool) -> Series {
     let some = || received.values().filter(|r| !r.buckets.is_empty());
     let first = some().map(|r| r.bucket0).min().unwrap_or(0);
-    let end = some().map(|r| r.bucket0 + r.buckets.len() as u64).max().unwrap_or(first);
+    let end = some()
+        .map(|r| r.bucket0 + r.buckets.len() as u64)
+        .max()
+        .unwrap_or(first);
     let interval_s = BUCKET_NS as f64 / 1e9;
     let steps = (end - first) as usize;
     let mut all = vec![0.0; steps];
@@ -339,7 +378,9 @@ fn worst_per_step(input: &MergeInput<'_>, interval_s: f64) -> Vec<(f64, u32)> {
     for p in probes.filter(|p| p.id == PROBE_LOADED) {
         for (sent_ns, delay) in p.sent_ns.iter().zip(&p.delay_us) {
             let s = (*sent_ns as f64 - input.origin_ns as f64) / 1e9;
-            let step = worst.entry((s / interval_s).floor() as i64).or_insert((s, *delay));
+            let step = worst
+                .entry((s / interval_s).floor() as i64)
+                .or_insert((s, *delay));
             if *delay > step.1 {
                 *step = (s, *delay);
             }

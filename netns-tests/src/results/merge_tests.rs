@@ -24,7 +24,14 @@ fn client(id: u64, kind: FlowKind, size: u64, start_s: f64) -> ClientFlow {
     }
 }
 
-fn received(id: u64, kind: FlowKind, size: u64, start_s: f64, first_s: f64, buckets: Vec<u64>) -> ReceivedFlow {
+fn received(
+    id: u64,
+    kind: FlowKind,
+    size: u64,
+    start_s: f64,
+    first_s: f64,
+    buckets: Vec<u64>,
+) -> ReceivedFlow {
     let bucket0 = at(first_s) / BUCKET_NS;
     ReceivedFlow {
         id,
@@ -85,7 +92,10 @@ fn two_bulk_flows_share_the_tail() {
     // 1 MB per 100 ms (80 Mbit/s) and half of it, all the time; the first 3 s of 9 are not the tail.
     let outcomes = [
         AgentOutcome {
-            clients: vec![client(1, FlowKind::Bulk, 0, 0.0), client(2, FlowKind::Bulk, 0, 0.0)],
+            clients: vec![
+                client(1, FlowKind::Bulk, 0, 0.0),
+                client(2, FlowKind::Bulk, 0, 0.0),
+            ],
             sent: vec![sent(1, 7), sent(2, 5)],
             ..AgentOutcome::default()
         },
@@ -110,7 +120,10 @@ fn two_bulk_flows_share_the_tail() {
     assert!((run.series.start_s + 0.05).abs() < 1e-9);
     assert_eq!(run.series.goodput_bps.len(), 95);
     assert_eq!(run.series.flows.len(), 2);
-    assert_eq!((run.repeat, run.open.as_deref(), run.variant.as_str()), (3, Some("early"), "1% loss"));
+    assert_eq!(
+        (run.repeat, run.open.as_deref(), run.variant.as_str()),
+        (3, Some("early"), "1% loss")
+    );
 }
 
 #[test]
@@ -133,7 +146,14 @@ fn a_transfer_is_timed_from_connect_to_the_last_byte() {
     let outcomes = [AgentOutcome {
         clients: vec![client(5, FlowKind::Transfer, 1_500, 2.0)],
         sent: vec![sent(5, 1)],
-        received: vec![received(5, FlowKind::Transfer, 1_500, 2.0, 2.35, vec![1_000, 500])],
+        received: vec![received(
+            5,
+            FlowKind::Transfer,
+            1_500,
+            2.0,
+            2.35,
+            vec![1_000, 500],
+        )],
         ..AgentOutcome::default()
     }];
     let run = merge(&input(&outcomes));
@@ -223,13 +243,25 @@ fn probes_are_told_apart_and_cut_to_the_tail() {
         probes_received: vec![
             probe(PROBE_IDLE, -2.0, 100, |_| 100_100),
             // A queue while the flow starts, gone before the tail begins at 3 s.
-            probe(PROBE_LOADED, 0.0, 899, |i| if i < 300 { 300_000 } else { 101_000 }),
+            probe(PROBE_LOADED, 0.0, 899, |i| {
+                if i < 300 {
+                    300_000
+                } else {
+                    101_000
+                }
+            }),
         ],
         ..AgentOutcome::default()
     }];
     let run = merge(&input(&outcomes));
-    assert_eq!((run.probe_idle_p99_us, run.probe_p99_us), (100_100, 101_000));
-    assert_eq!((run.probe.sent, run.probe.received, run.probe.duplicates), (900, 899, 1));
+    assert_eq!(
+        (run.probe_idle_p99_us, run.probe_p99_us),
+        (100_100, 101_000)
+    );
+    assert_eq!(
+        (run.probe.sent, run.probe.received, run.probe.duplicates),
+        (900, 899, 1)
+    );
     assert_eq!(run.series.probe_us.iter().map(|p| p.1).max(), Some(300_000));
     assert!((88..=92).contains(&run.series.probe_us.len()));
 }
@@ -237,7 +269,7 @@ fn probes_are_told_apart_and_cut_to_the_tail() {
 #[test]
 fn resampling_keeps_the_longest_delay() {
     assert_eq!(resample(&[1, 9, 2, 3, 4, 5], 0.05, 0.1), [9, 3, 5]);
-    assert_eq!(resample(&[5, 7], 0.2, 0.1), [5, 5, 7, 7][..3]);
+    assert_eq!(resample(&[5, 7], 0.2, 0.1), [5, 5, 7, 7]);
 }
 
 #[test]
@@ -251,17 +283,38 @@ fn results_survive_the_file_and_have_the_documented_keys() {
     let path = dir.path().join("r.json");
     results.write(&path).unwrap();
     assert_eq!(crate::results::Results::read(&path).unwrap(), results);
-    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let run = &json["runs"][0];
     for key in [
-        "transport", "repeat", "open", "loss", "flows", "goodput_bps", "goodput_from_connect_bps", "ceiling_bps",
-        "jain", "probe_p99_us", "probe_idle_p99_us", "wan", "router",
+        "transport",
+        "repeat",
+        "open",
+        "loss",
+        "flows",
+        "goodput_bps",
+        "goodput_from_connect_bps",
+        "ceiling_bps",
+        "jain",
+        "probe_p99_us",
+        "probe_idle_p99_us",
+        "wan",
+        "router",
     ] {
         assert!(!run[key].is_null() || run.get(key).is_some(), "{key}");
     }
     for key in [
-        "rate_bps", "rtt_us", "loss", "lateness_p99_us", "offered", "delivered", "queue_drops", "loss_drops",
-        "queue_p50_us", "queue_p95_us", "queue_p99_us",
+        "rate_bps",
+        "rtt_us",
+        "loss",
+        "lateness_p99_us",
+        "offered",
+        "delivered",
+        "queue_drops",
+        "loss_drops",
+        "queue_p50_us",
+        "queue_p95_us",
+        "queue_p99_us",
     ] {
         assert!(run["wan"].get(key).is_some(), "wan.{key}");
     }

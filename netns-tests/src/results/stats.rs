@@ -93,7 +93,10 @@ mod tests {
     fn jains_index() {
         assert!(close(jain(&[5.0, 5.0, 5.0, 5.0]), 1.0));
         assert!(close(jain(&[1.0, 0.0, 0.0, 0.0]), 0.25));
-        assert!(close(jain(&[2.0, 2.0, 51.0, 36.0]), 91.0 * 91.0 / (4.0 * 3_905.0)));
+        assert!(close(
+            jain(&[2.0, 2.0, 51.0, 36.0]),
+            91.0 * 91.0 / (4.0 * 3_905.0)
+        ));
         assert_eq!(jain(&[]), 1.0);
         assert_eq!(jain(&[0.0, 0.0]), 1.0);
     }
@@ -107,7 +110,10 @@ mod tests {
     #[test]
     fn binomial_tail_against_known_values() {
         // 1 - 0.95^100, and R's pbinom(9, 100, 0.05, lower.tail = FALSE).
-        assert!(close(binomial_upper_tail(100, 1, 0.05), 1.0 - 0.95f64.powi(100)));
+        assert!(close(
+            binomial_upper_tail(100, 1, 0.05),
+            1.0 - 0.95f64.powi(100)
+        ));
         assert!((binomial_upper_tail(100, 10, 0.05) - 0.028_188_3).abs() < 1e-6);
         assert!(close(binomial_upper_tail(4, 4, 0.5), 0.0625));
         assert_eq!(binomial_upper_tail(10, 0, 0.3), 1.0);
