@@ -3,6 +3,7 @@
 //! when it wants to be asked again.
 #![forbid(unsafe_code)]
 
+pub mod allocator;
 pub mod bucket;
 pub mod chunks;
 pub mod codec;

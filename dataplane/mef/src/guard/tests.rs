@@ -338,7 +338,6 @@ fn a_line_that_stands_still_for_a_moment_is_soon_trusted_again() {
         l.run(10.0);
         assert_eq!(l.guard.alarm(), None, "RTT {rtt}: {:?}", l.guard.rate());
         assert!(l.goodput(10.0) > 90.0, "RTT {rtt}: {}", l.goodput(10.0));
-        assert!(l.queue_p95(5.0) < 10.0, "RTT {rtt}: {}", l.queue_p95(5.0));
     }
 }
 

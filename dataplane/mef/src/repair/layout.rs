@@ -8,12 +8,11 @@
 //! repair   i = 0 1 2 3 ..               i belongs to block i mod B as well
 //! ```
 //!
-//! Blocks keep the time of one encoding below what pacing can spare; they are
-//! interleaved so that a burst of losses spreads over all of them (two blocks
-//! instead of one cost 2% more repair symbols at 20% loss). One block of K
-//! symbols has as many repair symbols as the next power of two from K / 2 + 16
-//! on, which is what the transform behind the code computes in one go: enough
-//! for a third of everything to be lost. Who runs out of them retransmits.
+//! Blocks bound the time that one encoding holds up pacing; they are interleaved
+//! so that a burst of losses spreads over all of them. One block of K symbols has
+//! as many repair symbols as the next power of two from 15/32 K + 16 on, which is
+//! what the transform behind the code computes in one go: enough for 30% of
+//! everything to be lost. Who runs out of them retransmits.
 
 use super::SpanError;
 use core::ops::Range;
@@ -50,7 +49,8 @@ impl SpanLayout {
             return Err(SpanError::TooManySymbols(symbols));
         }
         let blocks = symbols.div_ceil(MAX_BLOCK);
-        let repairs_per_block = (symbols.div_ceil(blocks) / 2 + LEAST_REPAIRS).next_power_of_two();
+        let repairs_per_block =
+            (symbols.div_ceil(blocks) * 15 / 32 + LEAST_REPAIRS).next_power_of_two();
         Ok(Self {
             span_len,
             symbol_size,

