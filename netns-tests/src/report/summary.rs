@@ -431,7 +431,7 @@ pub fn figure(x: f64) -> String {
 pub fn bytes(n: u64) -> String {
     let scaled = |unit: u64, name: &str| {
         let x = n as f64 / unit as f64;
-        if n % unit == 0 {
+        if x.fract() == 0.0 {
             format!("{x:.0} {name}")
         } else {
             format!("{x:.1} {name}")
