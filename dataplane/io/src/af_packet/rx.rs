@@ -7,6 +7,7 @@ use crate::os;
 use crate::port::PortStats;
 use mef_packet::{Checksum, HeapBuf, Instant, Meta, Packet};
 use std::io;
+use std::time::Duration;
 
 /// Frames that one system call takes at most.
 const BATCH: usize = 64;
@@ -15,49 +16,20 @@ const SLOT: usize = (vnet::LEN + LARGE).next_multiple_of(4096);
 /// Control data of one frame in words: a header and a timespec fit.
 const CONTROL: usize = 8;
 
-/// The landing slots, and the headers that tell the kernel where they are.
+/// The landing slots.
 pub(super) struct Receiver {
     vnet_hdr: bool,
     /// `BATCH` slots of `SLOT` bytes; pages that no long frame has touched take no memory.
-    slots: Box<[u8]>,
-    control: Box<[[u64; CONTROL]]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
+    slots: Vec<u8>,
+    control: Vec<[u64; CONTROL]>,
 }
-
-// SAFETY: the raw pointers in `vectors` and `headers` lead only to the other boxes of the
-// same value, whose heap memory stays where it is when the value is moved to another thread.
-unsafe impl Send for Receiver {}
 
 impl Receiver {
     pub fn new(vnet_hdr: bool) -> Self {
-        let mut slots = vec![0u8; BATCH * SLOT].into_boxed_slice();
-        let mut control = vec![[0u64; CONTROL]; BATCH].into_boxed_slice();
-        let mut vectors: Box<[_]> = slots
-            .chunks_exact_mut(SLOT)
-            .map(|s| libc::iovec {
-                iov_base: s.as_mut_ptr().cast(),
-                iov_len: SLOT,
-            })
-            .collect();
-        let headers = vectors
-            .iter_mut()
-            .zip(control.iter_mut())
-            .map(|(v, c)| {
-                // SAFETY: mmsghdr is integers and raw pointers, for which zeroes are valid.
-                let mut h: libc::mmsghdr = unsafe { std::mem::zeroed() };
-                h.msg_hdr.msg_iov = v;
-                h.msg_hdr.msg_iovlen = 1;
-                h.msg_hdr.msg_control = c.as_mut_ptr().cast();
-                h
-            })
-            .collect();
         Self {
             vnet_hdr,
-            slots,
-            control,
-            vectors,
-            headers,
+            slots: vec![0; BATCH * SLOT],
+            control: vec![[0; CONTROL]; BATCH],
         }
     }
 
@@ -90,15 +62,27 @@ impl Receiver {
         out: &mut Vec<Packet<HeapBuf>>,
         want: usize,
     ) -> usize {
-        for h in self.headers.iter_mut().take(want) {
-            h.msg_hdr.msg_controllen = (CONTROL * 8) as _;
+        let mut vectors = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: SLOT,
+        }; BATCH];
+        // SAFETY: mmsghdr is integers and raw pointers, for which zeroes are valid.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let slots = self.slots.chunks_exact_mut(SLOT);
+        let parts = slots.zip(&mut self.control).zip(&mut vectors);
+        for (((slot, control), vector), header) in parts.zip(&mut headers).take(want) {
+            vector.iov_base = slot.as_mut_ptr().cast();
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = (CONTROL * 8) as _;
         }
-        // SAFETY: `headers` has at least `want` entries, each set up in `new` to point to a
-        // vector over a slot and to control space, all owned by `self` and borrowed mutably here.
+        // SAFETY: `want` is at most BATCH, and as many headers lead to a vector over a slot of
+        // SLOT bytes and to CONTROL words, all of which live and are left alone until the call returns.
         let n = unsafe {
             libc::recvmmsg(
                 socket.fd(),
-                self.headers.as_mut_ptr(),
+                headers.as_mut_ptr(),
                 want as libc::c_uint,
                 libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
@@ -114,13 +98,7 @@ impl Receiver {
         let n = usize::try_from(n).unwrap_or(0).min(want);
         let clock = ClockOffset::read();
         let slots = self.slots.chunks_exact(SLOT);
-        for ((h, slot), control) in self
-            .headers
-            .iter()
-            .zip(slots)
-            .zip(self.control.iter())
-            .take(n)
-        {
+        for ((h, slot), control) in headers.iter().zip(slots).zip(&self.control).take(n) {
             let frame = slot
                 .get(..h.msg_len as usize)
                 .filter(|_| h.msg_hdr.msg_flags & libc::MSG_TRUNC == 0);
@@ -134,7 +112,6 @@ impl Receiver {
                 None => stats.rx_missed += 1,
             }
         }
-        debug_assert_eq!(self.vectors.len(), BATCH);
         n
     }
 
@@ -200,15 +177,41 @@ struct ClockOffset {
 }
 
 impl ClockOffset {
+    /// A thread may lose its processor between the two readings: of a few attempts
+    /// the one that took least counts.
     fn read() -> Self {
-        Self {
-            monotonic: os::monotonic_now(),
-            realtime: os::realtime_nanos(),
+        let mut best = (
+            Duration::MAX,
+            Self {
+                monotonic: Instant::ZERO,
+                realtime: 0,
+            },
+        );
+        for _ in 0..4 {
+            let before = os::monotonic_now();
+            let realtime = os::realtime_nanos();
+            let monotonic = os::monotonic_now();
+            let took = monotonic.since(before);
+            if took < best.0 {
+                best = (
+                    took,
+                    Self {
+                        monotonic,
+                        realtime,
+                    },
+                );
+            }
+            if took < Duration::from_micros(2) {
+                break;
+            }
         }
+        best.1
     }
 
-    /// A stamp on the monotonic clock; now if there is none or it lies in the
-    /// future, as it may after the clock on the wall was set back.
+    /// A stamp on the monotonic clock; now if it lies in the future, as it may after
+    /// the clock on the wall was set back, or if there is none. (Until the kernel has
+    /// begun to stamp, milliseconds after the first socket that wants it was opened,
+    /// it gives the time of reading.)
     fn to_monotonic(&self, stamp: Option<u64>) -> Instant {
         let age = stamp.map_or(0, |s| self.realtime.saturating_sub(s));
         Instant::from_nanos(self.monotonic.as_nanos().saturating_sub(age))

@@ -287,7 +287,9 @@ mod tests {
         }
 
         #[test]
-        fn errors_quote_what_fits_and_go_to_the_source(header in any_header(), len in 0usize..2000, mtu: u16) {
+        fn errors_quote_what_fits_and_go_to_the_source(header in any_header(), later_fragment: bool, len in 0usize..2000, mtu: u16) {
+            let fragment_offset = if later_fragment { header.fragment_offset } else { 0 };
+            let header = ipv4::Header { fragment_offset, ..header };
             let mut offending = vec![0; 20];
             header.emit(&mut offending, len).unwrap();
             offending.resize(20 + len, 3);

@@ -171,6 +171,30 @@ mod tests {
     }
 
     #[test]
+    fn a_checksum_of_zero_is_sent_as_its_other_representation() {
+        let (src, dst) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let header = Header {
+            src_port: 1,
+            dst_port: 2,
+        };
+        let mut bytes = [0; 10];
+        header.emit(&mut bytes, 2).unwrap();
+        fill_checksum(&mut bytes, src, dst).unwrap();
+        // With the checksum itself as payload the sum becomes 0xffff, its complement zero.
+        bytes.copy_within(6..8, 8);
+        let mut partial = bytes;
+        fill_checksum(&mut bytes, src, dst).unwrap();
+        assert_eq!(bytes[6..8], [0xff, 0xff]);
+        fill_partial_checksum(&mut partial, src, dst, 10).unwrap();
+        checksum::complete_partial(&mut partial, 0, 6).unwrap();
+        assert_eq!(partial, bytes);
+        View::parse(&bytes)
+            .unwrap()
+            .verify_checksum(src, dst)
+            .unwrap();
+    }
+
+    #[test]
     fn names_what_is_wrong() {
         let error = |b: &[u8]| View::parse(b).map(|_| ()).unwrap_err();
         assert_eq!(error(&[0; 7]), WireError::Truncated);
