@@ -6,7 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::{run, wan};
+use crate::report::{print_table, write_combined, write_report};
+use crate::results::Results;
+use crate::run::{self, Outcome, RunError};
+use crate::sim::{self, SimRequest};
+use crate::topology::{read, read_wan};
+use crate::wan;
 
 /// Build topologies from network namespaces, emulate the WAN, measure real TCP over it.
 #[derive(Debug, Args)]
@@ -30,9 +35,6 @@ enum LabCommand {
     /// The load tool; reads its task from standard input.
     #[command(hide = true)]
     Agent,
-    /// Runs a command in a namespace of the lab; it dies with the lab.
-    #[command(hide = true)]
-    Enter(EnterArgs),
 }
 
 /// Who carries the load.
@@ -167,28 +169,98 @@ pub struct ReportArgs {
     pub report: PathBuf,
 }
 
-#[derive(Clone, Debug, Args)]
-pub struct EnterArgs {
-    namespace: String,
-    #[arg(last = true, required = true)]
-    command: Vec<String>,
-}
-
 /// Runs `mef lab ...`. Exit code 0: done; 1: failed; 2: bad input; else that of the command run.
 pub fn main(args: LabArgs) -> ExitCode {
-    let _ = (run::NAME, wan::NAME);
-    match args.command {
-        LabCommand::Run(_) => todo_exit("run"),
-        LabCommand::Wan(_) => todo_exit("wan"),
-        LabCommand::Exec(_) => todo_exit("exec"),
-        LabCommand::Shell(_) => todo_exit("shell"),
-        LabCommand::Report(_) => todo_exit("report"),
-        LabCommand::Agent => todo_exit("agent"),
-        LabCommand::Enter(_) => todo_exit("enter"),
+    let done = match args.command {
+        LabCommand::Run(args) => run_command(&args),
+        LabCommand::Wan(args) => wan_command(&args),
+        LabCommand::Exec(args) => run::exec(&args),
+        LabCommand::Shell(args) => run::shell(&args),
+        LabCommand::Report(args) => report_command(&args),
+        LabCommand::Agent => Ok(crate::load::agent_main()),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("mef lab: {e}");
+        ExitCode::from(if e.is_input() { 2 } else { 1 })
+    })
+}
+
+fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
+    let variants = read(&args.topology, &args.set)?;
+    let command = command_line();
+    let outcome = if args.sim {
+        if args.transport != [Transport::Mef] {
+            return Err(RunError::Usage("--sim runs MEF routers only: add --transport mef".to_owned()));
+        }
+        let request = SimRequest {
+            variants: &variants,
+            repeat: args.repeat,
+            seconds: args.seconds,
+            seed: args.seed,
+            command: &command,
+        };
+        let results = sim::run(&request).map_err(|e| RunError::Usage(e.to_string()))?;
+        Outcome { results, failure: None }
+    } else {
+        run::run(args, &variants, &command)?
+    };
+    let Outcome { results, failure } = outcome;
+    if !results.runs.is_empty() {
+        print!("{}", print_table(&results));
+    }
+    // What was measured before a failure is worth keeping.
+    if let Some(path) = &args.json {
+        results.write(path).map_err(|e| RunError::Usage(e.to_string()))?;
+    }
+    if let Some(dir) = &args.report {
+        let path = write_report(dir, &results)
+            .map_err(|source| RunError::File { path: dir.clone(), source })?;
+        println!("report: {}", path.display());
+    }
+    match failure {
+        Some(e) => Err(e),
+        None => Ok(ExitCode::SUCCESS),
     }
 }
 
-fn todo_exit(what: &str) -> ExitCode {
-    eprintln!("mef lab {what}: not there yet");
-    ExitCode::FAILURE
+fn wan_command(args: &WanArgs) -> Result<ExitCode, RunError> {
+    let config = if args.controlled {
+        let fail = |source| RunError::File { path: args.config.clone(), source };
+        let text = std::fs::read_to_string(&args.config).map_err(fail)?;
+        serde_json::from_str(&text).map_err(|e| fail(e.into()))?
+    } else {
+        read_wan(&args.config)?
+    };
+    wan::run::run(&args.a, &args.b, &config, args.seed, args.controlled)
+        .map_err(|e| RunError::Child { name: "WAN emulator".to_owned(), message: e.to_string() })
+}
+
+fn report_command(args: &ReportArgs) -> Result<ExitCode, RunError> {
+    let all: Vec<Results> = args
+        .results
+        .iter()
+        .map(|path| Results::read(path))
+        .collect::<Result<_, _>>()
+        .map_err(|e| RunError::Usage(e.to_string()))?;
+    for results in &all {
+        print!("{}", print_table(results));
+    }
+    let path = write_combined(&args.report, &all)
+        .map_err(|source| RunError::File { path: args.report.clone(), source })?;
+    println!("report: {}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command as it could be typed again.
+fn command_line() -> String {
+    let quote = |arg: String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:@%+".contains(c);
+        if !arg.is_empty() && arg.chars().all(plain) {
+            arg
+        } else {
+            format!("'{}'", arg.replace('\'', r"'\''"))
+        }
+    };
+    let rest = std::env::args_os().skip(1).map(|a| quote(a.to_string_lossy().into_owned()));
+    std::iter::once("mef".to_owned()).chain(rest).collect::<Vec<_>>().join(" ")
 }

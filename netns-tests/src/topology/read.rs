@@ -194,7 +194,7 @@ fn product(lists: &BTreeMap<String, Vec<Value>>, cases: &[Case]) -> Vec<Choice> 
             .flat_map(|choice| {
                 values.iter().map(move |v| {
                     let mut choice = choice.clone();
-                    choice.labels.push(label(key, v));
+                    choice.labels.extend(label(key, v));
                     choice.values.push((key.clone(), v.clone()));
                     choice
                 })
@@ -204,21 +204,26 @@ fn product(lists: &BTreeMap<String, Vec<Value>>, cases: &[Case]) -> Vec<Choice> 
     all
 }
 
-fn label(key: &str, value: &Value) -> String {
+/// For people. The open mode has no part in it: results carry it by itself, and
+/// Linux as a router has none.
+fn label(key: &str, value: &Value) -> Option<String> {
     let short = key.rsplit('.').next().unwrap_or(key);
+    if long_key(key) == "router.open" {
+        return None;
+    }
     let number = match value {
         Value::Float(f) => Some(*f),
         Value::Integer(i) => Some(*i as f64),
         _ => None,
     };
-    match (short, number, value) {
+    Some(match (short, number, value) {
         ("loss" | "duplicate", Some(p), _) => {
             // Rounded to a ten-thousandth of a percent, so that 0.07 is 7% and not 7.000000000000001%.
             format!("{}% {}", (p * 1e6).round() / 1e4, if short == "loss" { "loss" } else { "duplicates" })
         }
         (_, _, Value::String(s)) => format!("{short} {s}"),
         _ => format!("{short} {value}"),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -1,21 +1,58 @@
-//! What one direction of the emulated WAN does, as plain values.
+//! What one direction of the emulated WAN does, as plain values (and as JSON,
+//! in which the lab hands them to the emulator's process).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mef_packet::{BitRate, Bytes};
+use serde::{Deserialize, Serialize};
 
 use super::trace::Trace;
 
+/// Units of `mef_packet` as their number.
+mod as_number {
+    pub mod rate {
+        use mef_packet::BitRate;
+        use serde::{Deserialize, Deserializer, Serializer};
+        pub fn serialize<S: Serializer>(r: &BitRate, s: S) -> Result<S::Ok, S::Error> {
+            s.serialize_u64(r.0)
+        }
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<BitRate, D::Error> {
+            u64::deserialize(d).map(BitRate)
+        }
+    }
+    pub mod bytes {
+        use mef_packet::Bytes;
+        use serde::{Deserialize, Deserializer, Serializer};
+        pub fn serialize<S: Serializer>(b: &Bytes, s: S) -> Result<S::Ok, S::Error> {
+            s.serialize_u64(b.0)
+        }
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Bytes, D::Error> {
+            u64::deserialize(d).map(Bytes)
+        }
+    }
+    pub mod trace {
+        use crate::wan::trace::Trace;
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+        use std::sync::Arc;
+        pub fn serialize<S: Serializer>(t: &Arc<Trace>, s: S) -> Result<S::Ok, S::Error> {
+            t.serialize(s)
+        }
+        pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<Trace>, D::Error> {
+            Trace::deserialize(d).map(Arc::new)
+        }
+    }
+}
+
 /// What the line can carry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Line {
     /// No bottleneck: delay and loss only.
     Unlimited,
     /// A constant rate, charged on the Ethernet frame without FCS.
-    Rate(BitRate),
+    Rate(#[serde(with = "as_number::rate")] BitRate),
     /// Recorded delivery opportunities.
-    Trace(Arc<Trace>),
+    Trace(#[serde(with = "as_number::trace")] Arc<Trace>),
 }
 
 impl Line {
@@ -30,7 +67,7 @@ impl Line {
 }
 
 /// Which frames the line loses, after it has carried them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Loss {
     /// Every frame with the same probability, independently.
     Iid(f64),
@@ -75,9 +112,9 @@ impl Loss {
 }
 
 /// Something that changes while the load runs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Change {
-    Rate(BitRate),
+    Rate(#[serde(with = "as_number::rate")] BitRate),
     Delay(Duration),
     Loss(f64),
     Mtu(u16),
@@ -86,19 +123,20 @@ pub enum Change {
 }
 
 /// A change and when it happens, counted from the origin (the start of the load).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scheduled {
     pub at: Duration,
     pub change: Change,
 }
 
 /// One direction of the WAN.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DirectionConfig {
     pub line: Line,
     /// Propagation delay, one way.
     pub delay: Duration,
     /// Drop-tail bound on what waits and is being sent.
+    #[serde(with = "as_number::bytes")]
     pub queue: Bytes,
     pub loss: Loss,
     /// Extra delay, uniform in 0..=jitter per frame.
@@ -130,7 +168,7 @@ impl Default for DirectionConfig {
 }
 
 /// Both directions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WanConfig {
     pub a_to_b: DirectionConfig,
     pub b_to_a: DirectionConfig,

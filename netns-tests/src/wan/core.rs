@@ -45,6 +45,8 @@ pub enum Verdict {
         at: Instant,
         /// The line was still busy with the frame before when this one came.
         back_to_back: bool,
+        /// Time before the line began to send it.
+        waited: Duration,
         /// Time between arrival and `at` that is neither waiting nor serialisation.
         propagation: Duration,
         /// A second copy, if the frame is duplicated.
@@ -168,9 +170,10 @@ impl Direction {
             self.queued.push_back((sent, len));
             self.queued_bytes += u64::from(len);
         }
+        let waited = begun.since(arrival);
         self.counters
             .queue_delay
-            .record(u64::try_from(begun.since(arrival).as_micros()).unwrap_or(u64::MAX));
+            .record(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
 
         // The random process advances with every frame the line carried, whatever becomes of it.
         let lost = self.is_lost(sent);
@@ -190,7 +193,7 @@ impl Direction {
         self.counters.delivered += 1;
         self.counters.delivered_bytes += u64::from(len);
         self.counters.duplicated += u64::from(again.is_some());
-        Verdict::Deliver { at, back_to_back, propagation, again }
+        Verdict::Deliver { at, back_to_back, waited, propagation, again }
     }
 
     /// When the line, starting at `start`, has sent `len` bytes; picoseconds.

@@ -3,11 +3,13 @@
 
 pub mod config;
 pub mod core;
+pub mod emulator;
 pub mod histogram;
+pub mod run;
+pub mod stats;
 pub mod trace;
 
 pub use config::{Change, DirectionConfig, Line, Loss, Scheduled, WanConfig};
 pub use core::{Direction, DropReason, Verdict};
+pub use stats::{DirectionSnapshot, Snapshot};
 pub use trace::Trace;
-
-pub(crate) const NAME: &str = "wan";

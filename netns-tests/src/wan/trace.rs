@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use mef_packet::{BitRate, Bytes};
+use serde::{Deserialize, Serialize};
 
 /// Bytes that one opportunity delivers.
 pub const OPPORTUNITY: u32 = 1500;
 
 /// Delivery opportunities of one direction, ascending, milliseconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Trace {
     at_ms: Vec<u64>,
     period_ms: u64,
@@ -26,29 +28,42 @@ pub enum TraceError {
     Empty,
 }
 
-impl Trace {
-    pub fn parse(text: &str) -> Result<Self, TraceError> {
-        let mut at_ms = Vec::new();
+impl TryFrom<Vec<u64>> for Trace {
+    type Error = TraceError;
+
+    fn try_from(at_ms: Vec<u64>) -> Result<Self, TraceError> {
         let mut previous = 0;
-        for (i, line) in text.lines().enumerate() {
-            let line_text = line.trim();
-            if line_text.is_empty() {
-                continue;
-            }
-            let ms: u64 = line_text.parse().map_err(|_| TraceError::NotANumber {
-                line: i + 1,
-                found: line_text.chars().take(40).collect(),
-            })?;
+        for (i, &ms) in at_ms.iter().enumerate() {
             if ms < previous {
                 return Err(TraceError::NotAscending { line: i + 1, found: ms, previous });
             }
             previous = ms;
-            at_ms.push(ms);
         }
         if previous == 0 {
             return Err(TraceError::Empty);
         }
         Ok(Self { at_ms, period_ms: previous })
+    }
+}
+
+impl From<Trace> for Vec<u64> {
+    fn from(t: Trace) -> Self {
+        t.at_ms
+    }
+}
+
+impl Trace {
+    pub fn parse(text: &str) -> Result<Self, TraceError> {
+        let mut at_ms = Vec::new();
+        for (i, line) in text.lines().enumerate() {
+            let found = line.trim();
+            let ms = found.parse::<u64>().map_err(|_| TraceError::NotANumber {
+                line: i + 1,
+                found: found.chars().take(40).collect(),
+            })?;
+            at_ms.push(ms);
+        }
+        Self::try_from(at_ms)
     }
 
     /// Capacity over one period.

@@ -1,0 +1,226 @@
+//! Brings a topology up: namespaces, cables, addresses, emulators, routers.
+//!
+//! ```text
+//!  mefN-a1            mefN-ra              mefN-wan             mefN-rb            mefN-b1
+//!  [eth0]--------[lan1  wan]--------[a  emulator  b]--------[wan  lan1]--------[eth0]
+//!  [eth0]--[a2h emulator a2r, in mefN-wan]--[lan2]           a host with an access path
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use mef_io::os::{set_interface_offload, Offload};
+
+use super::emulator::Emulator;
+use super::router::MefRouter;
+use super::RunError;
+use crate::netns::{release_folder, scratch_folder, Namespaces};
+use crate::topology::{Host, Side, Topology};
+use crate::wan::Snapshot;
+
+/// Hosts may open windows that hold any path of the lab.
+const TCP_BUFFER_MAX: &str = "268435456";
+
+/// A topology that is up; taken down when dropped.
+pub struct Network {
+    // In the order they have to go: processes before the namespaces they are in.
+    routers: Vec<MefRouter>,
+    wan: Emulator,
+    access: Vec<Emulator>,
+    net: Namespaces,
+    scratch: PathBuf,
+    keep: bool,
+}
+
+/// What to build.
+#[derive(Clone, Copy)]
+pub struct Build<'a> {
+    pub topology: &'a Topology,
+    /// MEF routers; else Linux forwards.
+    pub mef: bool,
+    pub seed: u64,
+    /// Leave configurations and logs behind.
+    pub keep: bool,
+}
+
+fn router_namespace(side: Side) -> &'static str {
+    match side {
+        Side::A => "ra",
+        Side::B => "rb",
+    }
+}
+
+impl Network {
+    pub fn up(build: Build<'_>) -> Result<Self, RunError> {
+        let topology = build.topology;
+        let hosts = topology.hosts.iter().map(|h| h.name.as_str());
+        let names: Vec<&str> = hosts.chain(["ra", "rb", "wan"]).collect();
+        let scratch = Scratch::new(build.keep)?;
+        let net = Namespaces::create(&names)?;
+        for side in [Side::A, Side::B] {
+            let letter = side.letter().to_string();
+            net.cable((router_namespace(side), "wan"), ("wan", &letter))?;
+            segmented(&net, router_namespace(side), "wan")?;
+        }
+        for host in &topology.hosts {
+            cable_host(&net, host)?;
+            set_up_host(&net, host)?;
+        }
+        let config = write_wan(&scratch.0, "wan", &topology.wan)?;
+        let wan = Emulator::start(&net, "wan", ("a", "b"), &config, build.seed)?;
+        let mut access = Vec::new();
+        for host in &topology.hosts {
+            if let Some(path) = host.access() {
+                let config = write_wan(&scratch.0, &host.name, &path)?;
+                let ends = (access_interface(host, 'h'), access_interface(host, 'r'));
+                access.push(Emulator::start(&net, "wan", (&ends.0, &ends.1), &config, build.seed)?);
+            }
+        }
+        let routers = if build.mef {
+            MefRouter::start_pair(&net, topology, &scratch.0)?
+        } else {
+            for side in [Side::A, Side::B] {
+                set_up_linux_router(&net, topology, side)?;
+            }
+            Vec::new()
+        };
+        let path = scratch.keep_going();
+        Ok(Self { routers, wan, access, net, scratch: path, keep: build.keep })
+    }
+
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.net
+    }
+
+    pub fn routers(&mut self) -> &mut [MefRouter] {
+        &mut self.routers
+    }
+
+    /// The emulator of the WAN.
+    pub fn wan(&mut self) -> &mut Emulator {
+        &mut self.wan
+    }
+
+    /// What the emulators of the access paths measured.
+    pub fn access_snapshots(&mut self) -> Result<Vec<Snapshot>, RunError> {
+        self.access.iter_mut().map(Emulator::snapshot).collect()
+    }
+
+    /// The measured window of every emulator starts now.
+    pub fn start_window(&mut self) -> Result<(), RunError> {
+        self.wan.window()?;
+        self.access.iter_mut().try_for_each(Emulator::window)
+    }
+
+    /// Where configurations and logs are.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for router in &mut self.routers {
+            router.stop();
+        }
+        release_folder(&self.scratch, self.keep);
+    }
+}
+
+/// The scratch folder while the network is not complete.
+struct Scratch(PathBuf, bool);
+
+impl Scratch {
+    fn new(keep: bool) -> Result<Self, RunError> {
+        Ok(Self(scratch_folder("net")?, keep))
+    }
+    fn keep_going(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            release_folder(&self.0, self.1);
+        }
+    }
+}
+
+/// The emulator is given frames as they are on a wire: what its side of the
+/// cable is sent leaves segmented and with its checksums, as from a NIC.
+fn segmented(net: &Namespaces, namespace: &str, interface: &str) -> Result<(), RunError> {
+    net.inside(namespace, || {
+        for offload in [Offload::Tso, Offload::Gso, Offload::TxChecksum] {
+            set_interface_offload(interface, offload, false).map_err(|source| RunError::Offload {
+                interface: format!("{interface} in {namespace}"),
+                source,
+            })?;
+        }
+        Ok(())
+    })?
+}
+
+fn access_interface(host: &Host, end: char) -> String {
+    format!("{}{end}", host.name)
+}
+
+fn lan(host: &Host) -> String {
+    format!("lan{}", host.number)
+}
+
+fn cable_host(net: &Namespaces, host: &Host) -> Result<(), RunError> {
+    let (router, lan) = (router_namespace(host.side), lan(host));
+    if host.access().is_none() {
+        net.cable((&host.name, "eth0"), (router, &lan))?;
+        return Ok(());
+    }
+    net.cable((&host.name, "eth0"), ("wan", &access_interface(host, 'h')))?;
+    net.cable((router, &lan), ("wan", &access_interface(host, 'r')))?;
+    segmented(net, &host.name, "eth0")?;
+    segmented(net, router, &lan)
+}
+
+fn set_up_host(net: &Namespaces, host: &Host) -> Result<(), RunError> {
+    let most = |small: &str| format!("{small}\t{TCP_BUFFER_MAX}");
+    net.sysctl(
+        &host.name,
+        &[
+            ("net/ipv4/tcp_rmem", &most("4096\t131072")),
+            ("net/ipv4/tcp_wmem", &most("4096\t16384")),
+            ("net/ipv4/tcp_no_metrics_save", "1"),
+            ("net/ipv4/ip_forward", "0"),
+        ],
+    )?;
+    let commands = format!(
+        "addr add {}/{} dev eth0\nroute add default via {}\n",
+        host.address(),
+        host.network().prefix_len(),
+        host.gateway(),
+    );
+    Ok(net.ip(&host.name, &commands)?)
+}
+
+fn set_up_linux_router(net: &Namespaces, topology: &Topology, side: Side) -> Result<(), RunError> {
+    let namespace = router_namespace(side);
+    net.sysctl(namespace, &[("net/ipv4/ip_forward", "1")])?;
+    // As its administrator would: a WAN that carries less than 1500 bytes is known.
+    let mtu = topology.wan_from(side).mtu.min(1500);
+    let mut commands = format!("link set dev wan mtu {mtu}\naddr add {}/30 dev wan\n", side.wan_address());
+    for host in topology.hosts_of(side) {
+        commands += &format!("addr add {}/{} dev {}\n", host.gateway(), host.network().prefix_len(), lan(host));
+    }
+    let other = side.other();
+    commands += &format!("route add {} via {}\n", other.prefix(), other.wan_address());
+    Ok(net.ip(namespace, &commands)?)
+}
+
+/// The emulator reads what the topology said, resolved.
+fn write_wan(folder: &Path, name: &str, wan: &crate::wan::WanConfig) -> Result<PathBuf, RunError> {
+    let path = folder.join(format!("{name}.json"));
+    let text = serde_json::to_string(wan).map_err(|e| RunError::File {
+        path: path.clone(),
+        source: e.into(),
+    })?;
+    std::fs::write(&path, text).map_err(|source| RunError::File { path: path.clone(), source })?;
+    Ok(path)
+}

@@ -1,0 +1,218 @@
+//! The two MEF routers of a topology: their keys and configuration files, their
+//! processes, and what they say on their control sockets.
+
+use std::fmt::Write as _;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mef_crypto::{write_private_key, PrivateKey, PublicKey};
+use mef_packet::BitRate;
+use serde::Deserialize;
+
+use super::process::Process;
+use super::RunError;
+use crate::netns::Namespaces;
+use crate::results;
+use crate::topology::{Load, Side, Topology};
+
+/// The underlay's UDP port on both sides.
+const LINK_PORT: u16 = 4800;
+/// A handshake over a long path that loses every fifth frame takes its time.
+const READY: Duration = Duration::from_secs(20);
+
+pub struct MefRouter {
+    name: String,
+    process: Process,
+    control: PathBuf,
+}
+
+/// What a router's control socket tells, as far as the lab needs it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    pub ready: bool,
+    pub links: Vec<LinkStatus>,
+    pub drops: std::collections::BTreeMap<String, u64>,
+    pub queue_p99_us: u64,
+    pub cpu_s: f64,
+    pub alarms: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LinkStatus {
+    pub state: String,
+}
+
+impl Status {
+    fn is_up(&self) -> bool {
+        self.ready && !self.links.is_empty() && self.links.iter().all(|l| l.state == "up")
+    }
+
+    /// What was counted since `before`; alarms and queue are those of now.
+    pub fn since(&self, before: &Status) -> results::Router {
+        let drops = self.drops.iter().filter_map(|(reason, n)| {
+            let n = n.saturating_sub(before.drops.get(reason).copied().unwrap_or(0));
+            (n > 0).then(|| (reason.clone(), n))
+        });
+        results::Router {
+            drops: drops.collect(),
+            queue_p99_us: self.queue_p99_us,
+            cpu_s: self.cpu_s - before.cpu_s,
+            alarms: self.alarms.clone(),
+        }
+    }
+}
+
+impl MefRouter {
+    /// Starts both routers; their links are up when this returns.
+    pub fn start_pair(net: &Namespaces, topology: &Topology, folder: &Path) -> Result<Vec<Self>, RunError> {
+        let key_a = make_key(&folder.join("a.key"))?;
+        let key_b = make_key(&folder.join("b.key"))?;
+        let mut routers = Vec::new();
+        for (side, peer) in [(Side::A, &key_b), (Side::B, &key_a)] {
+            let letter = side.letter();
+            let control = folder.join(format!("{letter}.sock"));
+            let text = configuration(topology, side, peer, &control);
+            let file = folder.join(format!("{letter}.toml"));
+            std::fs::write(&file, text).map_err(|source| RunError::File { path: file.clone(), source })?;
+            let name = format!("router {letter}");
+            let file = file.display().to_string();
+            let process = Process::start_self(net, &format!("r{letter}"), &name, &["router", "run", "-c", &file])?;
+            routers.push(Self { name, process, control });
+        }
+        let until = Instant::now() + READY;
+        for router in &mut routers {
+            router.wait_ready(until)?;
+        }
+        Ok(routers)
+    }
+
+    fn wait_ready(&mut self, until: Instant) -> Result<(), RunError> {
+        let mut last = "its control socket does not answer".to_owned();
+        while Instant::now() < until {
+            if !self.process.is_running() {
+                return Err(self.process.failed("ended before its link was up"));
+            }
+            match self.read_status() {
+                Ok(status) if status.is_up() => return Ok(()),
+                Ok(status) => {
+                    let states: Vec<&str> = status.links.iter().map(|l| l.state.as_str()).collect();
+                    last = format!("ready: {}, links: {states:?}", status.ready);
+                }
+                Err(e) => last = e.to_string(),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(self.process.failed(&format!("is not up within {} s ({last})", READY.as_secs())))
+    }
+
+    /// What the router says of itself.
+    pub fn status(&mut self) -> Result<Status, RunError> {
+        if !self.process.is_running() {
+            return Err(self.process.failed("ended during the run"));
+        }
+        self.read_status().map_err(|e| {
+            self.process.failed(&format!("{}: {e}", self.control.display()))
+        })
+    }
+
+    fn read_status(&self) -> std::io::Result<Status> {
+        let mut stream = UnixStream::connect(&self.control)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        serde_json::from_str(&text).map_err(std::io::Error::from)
+    }
+
+    /// Ends it; what it last wrote to stderr goes to its log.
+    pub fn stop(&mut self) {
+        self.process.stop(Duration::from_secs(2));
+        let _ = std::fs::write(self.control.with_extension("log"), self.process.stderr());
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn make_key(path: &Path) -> Result<PublicKey, RunError> {
+    let fail = |message: String| RunError::Child { name: "key".to_owned(), message };
+    let mut entropy = [0u8; 32];
+    getrandom::fill(&mut entropy).map_err(|e| fail(e.to_string()))?;
+    let key = PrivateKey::generate(entropy);
+    write_private_key(path, &key).map_err(|e| fail(e.to_string()))?;
+    Ok(key.public())
+}
+
+/// A rate as the router's configuration spells it.
+fn rate(r: BitRate) -> String {
+    match r.bits_per_second() {
+        bits if bits % 1_000_000 == 0 => format!("{}Mbit/s", bits / 1_000_000),
+        bits if bits % 1_000 == 0 => format!("{}kbit/s", bits / 1_000),
+        bits => format!("{bits}bit/s"),
+    }
+}
+
+fn configuration(topology: &Topology, side: Side, peer: &PublicKey, control: &Path) -> String {
+    let letter = side.letter();
+    let other = side.other();
+    let settings = &topology.router;
+    let (up, down) = topology.configured(side);
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "[router]\nname = \"site-{letter}\"\nprivate_key = \"{letter}.key\"\nengine = \"{}\"\nopen = \"{}\"\ncontrol = {:?}",
+        settings.engine.name(),
+        settings.open.name(),
+        control.display().to_string(),
+    );
+    if let Some(memory) = settings.memory {
+        let _ = writeln!(text, "memory = \"{}B\"", memory.0);
+    }
+    for host in topology.hosts_of(side) {
+        let _ = writeln!(
+            text,
+            "\n[[port]]\nname = \"lan{n}\"\ninterface = \"lan{n}\"\naddresses = [\"{}/{}\"]",
+            host.gateway(),
+            host.network().prefix_len(),
+            n = host.number,
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\n[[port]]\nname = \"wan\"\ninterface = \"wan\"\naddresses = [\"{}/30\"]\nlisten = {LINK_PORT}\n[port.line]\nup = \"{}\"\ndown = \"{}\"",
+        side.wan_address(),
+        rate(up),
+        rate(down),
+    );
+    let _ = writeln!(
+        text,
+        "\n[[peer]]\nname = \"site-{}\"\npublic_key = \"{peer}\"\nport = \"wan\"\nendpoint = \"{}:{LINK_PORT}\"\nprefixes = [\"{}\"]",
+        other.letter(),
+        other.wan_address(),
+        other.prefix(),
+    );
+    for load in topology.loads.iter().filter(|l| l.weight != 1.0 || l.open.is_some()) {
+        let _ = write!(text, "{}", policy(topology, load));
+    }
+    text
+}
+
+fn policy(topology: &Topology, load: &Load) -> String {
+    let address = |i: usize| topology.hosts.get(i).map(|h| h.address());
+    let (Some(from), Some(to)) = (address(load.from), address(load.to)) else {
+        return String::new();
+    };
+    let mut text = format!(
+        "\n[[policy]]\nsource = \"{from}/32\"\ndestination = \"{to}/32\"\nprotocol = \"tcp\"\nport = {}\nmode = \"split\"\nweight = {:?}\n",
+        load.port, load.weight,
+    );
+    if let Some(open) = load.open {
+        let _ = writeln!(text, "open = \"{}\"", open.name());
+    }
+    text
+}
