@@ -149,6 +149,16 @@ impl CapacityGuard {
         }
     }
 
+    /// The peer's counters and its clock start anew. What the line was seen to carry still holds.
+    pub fn session_started(&mut self, now: Instant) {
+        self.history = History::default();
+        self.drained = None;
+        if !matches!(self.state, State::Trusting) {
+            self.rate = self.bounded(self.seen.scale(HEADROOM).0);
+            self.limited(now, None);
+        }
+    }
+
     /// One acknowledgement. `rtt` is the path's least round trip, `loss` the mean loss
     /// ([`LossEstimator::mean`](crate::loss::LossEstimator::mean)). What is older than a former sample is ignored.
     pub fn on_ack(&mut self, now: Instant, rtt: Duration, loss: f64, sample: AckSample) {

@@ -383,6 +383,24 @@ fn a_receiver_that_drops_is_given_what_it_takes() {
 }
 
 #[test]
+fn a_new_session_keeps_the_limit_and_goes_on_watching() {
+    let mut l = Line::new(20, 50);
+    l.run(5.0);
+    let held = l.guard.rate();
+    // The peer restarts: its counter of bytes begins at zero.
+    l.delivered = 0;
+    l.arrivals.clear();
+    l.acks.clear();
+    l.guard.session_started(l.now);
+    l.run(2.0);
+    assert!(l.guard.rate() <= held.scale(1.15) && l.guard.alarm().is_some());
+    l.mbit = 25;
+    l.run(3.0);
+    let rate = l.guard.rate().0 as f64 / 1e6;
+    assert!((20.0..27.5).contains(&rate), "{rate}");
+}
+
+#[test]
 fn nonsense_from_a_peer_is_survived() {
     let mut g = CapacityGuard::new(BitRate::from_mbit(100));
     let mut rng = Rng(5);
