@@ -368,7 +368,7 @@ fn queue(variant: &Variant<'_>) -> Option<Figure> {
         .fold(1.0, f64::max);
     Some(Figure {
         title,
-        note: "longest delay of each half second, ms".to_owned(),
+        note: format!("longest delay of each {step} s, ms"),
         svg: Chart {
             description: "Queueing delay over time for each transport".to_owned(),
             x: time_axis(end),
@@ -467,8 +467,7 @@ fn probe(variant: &Variant<'_>) -> Option<Figure> {
         .collect();
     (!curves.is_empty()).then(|| Figure {
         title: "Delay of others".to_owned(),
-        note: "a 64-byte probe beside the load, one way; the slowest of each half second"
-            .to_owned(),
+        note: format!("a 64-byte probe beside the load, one way; the slowest of each {step} s"),
         svg: Chart {
             description: "One-way delay of a probe over time for each transport".to_owned(),
             x: time_axis(end),

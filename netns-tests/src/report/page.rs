@@ -198,7 +198,8 @@ fn footer(out: &mut String, all: &[Results]) {
     out.push_str(
         "<footer>\n<dl>\n<dt>Goodput</dt><dd>TCP payload at the receiving host, over the tail of the run \
          (the last two thirds, at most 30 s). Every byte was compared with the one that was sent.</dd>\n\
-         <dt>Ceiling</dt><dd>line rate × 1448/1514 × (1 − loss): 1448 bytes of payload in each 1514-byte frame, and what the line loses is gone.</dd>\n\
+         <dt>Ceiling</dt><dd>line rate × 1448/1514 × (1 − loss): 1448 bytes of payload in each 1514-byte frame, and what the line loses is gone. \
+         For a moment goodput can be above it: what waited at the receiver for a missing packet counts when that has come.</dd>\n\
          <dt>Completion</dt><dd>from the sender’s connect() to the last byte at the receiver.</dd>\n\
          <dt>Curves</dt><dd>where a run was repeated: the median, in a band from the lowest to the highest.</dd>\n",
     );
