@@ -140,6 +140,8 @@ named_enum! {
         FrameTruncated = "frame.truncated",
         /// A frame with a value outside of what the protocol allows.
         FrameBadValue = "frame.bad_value",
+        /// A peer sent more bytes of a stream than it had credit for.
+        FrameBeyondCredit = "frame.beyond_credit",
         /// A frame of an unknown kind, skipped: the peer may be newer.
         FrameUnknownKind = "frame.unknown_kind",
         /// A frame, or a TCP segment, of a flow that does not exist (any more).

@@ -1,12 +1,20 @@
-//! The MEF router.
+//! The MEF router: how packets travel between hosts and links.
+//!
+//! `router/pipeline.rs` shows the journey; `config` is where a configuration
+//! becomes a value; `daemon` runs a router on this machine.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod drops;
 pub mod fib;
-pub mod stats;
+pub mod flow_table;
 pub mod host_tcp;
-pub mod control;
 pub mod icmp;
 pub mod keys_cli;
 pub mod neighbour;
+pub mod peer;
+pub mod router;
+pub mod stats;

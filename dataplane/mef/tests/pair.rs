@@ -94,7 +94,7 @@ impl Wire {
             order: 0,
         };
         for e in &mut w.ends {
-            e.link.session_started(now, &mut e.pool, Some(rtt));
+            e.link.session_started(now, Some(rtt));
         }
         w
     }

@@ -57,7 +57,7 @@ impl HeapBuf {
         self.data.extend_from_slice(bytes);
     }
     pub fn capacity(&self) -> usize {
-        self.data.capacity() - Self::HEADROOM
+        self.data.capacity().saturating_sub(Self::HEADROOM)
     }
 }
 

@@ -4,12 +4,12 @@ use core::time::Duration;
 
 use mef_packet::Instant;
 
-use super::guard_tmp::AckSample;
 use super::{
     Control, Event, Link, Opening, PacketError, Reassembly, SendKey, KEEPALIVE, MAX_FLOWS, SWEEP,
 };
 use crate::chunks::ChunkPool;
 use crate::codec::{self, Ack, Frame, Hello, FLAG_ACK_NOW, FLAG_ELICITS_ACK};
+use crate::guard::AckSample;
 use crate::received::ReceivedLedger;
 use crate::recv_stream::RecvStream;
 use crate::send_stream::{End, SendStream};
@@ -20,7 +20,7 @@ const MAX_REASSEMBLY: usize = 256;
 
 impl Link {
     /// A session with the peer was confirmed: packet numbers start anew. `rtt` is what the handshake took, where known.
-    pub fn session_started(&mut self, now: Instant, pool: &mut ChunkPool, rtt: Option<Duration>) {
+    pub fn session_started(&mut self, now: Instant, rtt: Option<Duration>) {
         let mut fates = core::mem::take(&mut self.fates);
         fates.clear();
         self.sent.declare_all_lost(&mut fates);
@@ -379,16 +379,15 @@ impl Link {
                 .map(|f| f.sent_bytes)
                 .max()
                 .unwrap_or(0);
-            self.guard.on_ack(AckSample {
-                now,
+            let sample = AckSample {
                 sent_at: at,
                 sent_bytes,
-                received_at_us: ack.rx_time_us,
+                rx_us: ack.rx_time_us,
                 delivered_bytes: ack.delivered_bytes,
-                drops: u64::from(ack.drops),
-                loss: self.loss.mean(),
-                rtt: self.rtt.smoothed(),
-            });
+                receiver_drops: u64::from(ack.drops),
+            };
+            self.guard
+                .on_ack(now, self.rtt.min(), self.loss.mean(), sample);
         }
         if !fates.is_empty() {
             self.last_ack = now;
@@ -612,7 +611,7 @@ impl Link {
             self.expire_fragments(now);
             self.top_up(now);
         }
-        self.guard.on_tick(now);
+        self.guard.poll(now);
     }
 
     /// Least time between two spans of one flow: a flow that its host feeds slowly runs empty all the time.

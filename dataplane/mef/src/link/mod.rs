@@ -22,7 +22,6 @@
 //!  reset --- RESET(offset) -->         ended and everything was acknowledged
 //! ```
 
-mod guard_tmp;
 mod input;
 mod output;
 
@@ -31,9 +30,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use mef_packet::{BitRate, Instant};
 
-use self::guard_tmp::CapacityGuard;
 use crate::chunks::ChunkPool;
 use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER};
+use crate::guard::CapacityGuard;
 use crate::loss::LossEstimator;
 use crate::pmtu::PathMtu;
 use crate::ranges::RangeSet;
@@ -273,7 +272,7 @@ impl Link {
             received: ReceivedLedger::default(),
             loss: LossEstimator::new(),
             pmtu: PathMtu::new(),
-            guard: CapacityGuard::new(now, config.line_up),
+            guard: CapacityGuard::new(config.line_up),
             control: VecDeque::new(),
             events: VecDeque::new(),
             activated: Vec::new(),

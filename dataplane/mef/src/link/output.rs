@@ -404,6 +404,7 @@ impl Link {
         if self.probing {
             at = at.min(self.pmtu.next_at(now));
         }
+        at = at.min(self.guard.next_at());
         for (t, _) in &self.control {
             at = at.min(*t);
         }

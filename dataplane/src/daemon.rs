@@ -1,0 +1,143 @@
+//! The daemon: opens the ports that the configuration names, runs the router
+//! on this thread and publishes its state until it is told to stop.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mef_io::{os, AfPacket};
+use mef_packet::Instant;
+
+use crate::config::{self, Config, ConfigError};
+use crate::control::{ControlError, ControlServer};
+use crate::router::{Router, RouterError, Seed};
+
+/// Why the router does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the router needs {0}: run it as root, or `setcap cap_net_raw,cap_net_admin,cap_sys_nice+ep` on the binary")]
+    Capability(&'static str),
+    #[error(transparent)]
+    Port(#[from] mef_io::PortError),
+    #[error(transparent)]
+    Router(#[from] RouterError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("waiting for packets: {0}")]
+    Wait(std::io::Error),
+    #[error("the system gives no random numbers: {0}")]
+    Entropy(getrandom::Error),
+    #[error("signal handler: {0}")]
+    Signal(std::io::Error),
+}
+
+impl DaemonError {
+    /// 2 where the user's input is wrong, 1 where the machine refuses.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut b = [0; N];
+    getrandom::fill(&mut b)?;
+    Ok(b)
+}
+
+/// How often the state is published.
+const PUBLISH: Duration = Duration::from_millis(100);
+/// Real-time priority of the pacing thread: below what administrators keep for watchdogs.
+const PRIORITY: u8 = 20;
+
+/// Runs the router of the configuration in `file` until SIGINT or SIGTERM.
+///
+/// # Errors
+/// See [`DaemonError`]; nothing was started then.
+pub fn run(file: &Path) -> Result<(), DaemonError> {
+    let config = config::load(file)?;
+    for cap in [os::Cap::NetRaw, os::Cap::NetAdmin] {
+        if !os::has_capability(cap) {
+            return Err(DaemonError::Capability(cap.name()));
+        }
+    }
+    let ports = config
+        .ports
+        .iter()
+        .map(|p| AfPacket::open(&p.interface))
+        .collect::<Result<Vec<_>, _>>()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signal)?;
+    }
+    let control = config
+        .control
+        .as_deref()
+        .map(ControlServer::start)
+        .transpose()?;
+    serve(config, ports, &stop, control.as_ref())
+}
+
+fn serve(
+    config: Config,
+    ports: Vec<AfPacket>,
+    stop: &AtomicBool,
+    control: Option<&ControlServer>,
+) -> Result<(), DaemonError> {
+    // Once here, so that a machine without randomness is told before anything starts.
+    let boot_id = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
+    let entropy = Box::new(|| loop {
+        if let Ok(b) = random() {
+            return b;
+        }
+    });
+    if config.realtime && os::set_realtime_priority(PRIORITY).is_err() {
+        tracing::warn!(
+            "no real-time priority (needs CAP_SYS_NICE): pacing will be coarser on a busy machine"
+        );
+    }
+    if let Err(e) = os::set_timer_slack_ns(1) {
+        tracing::warn!("timer slack stays at its default: {e}");
+    }
+    mef_protocol::repair::warm_up();
+    let seed = Seed {
+        entropy,
+        boot_id,
+        initiation_base: os::realtime_nanos(),
+    };
+    let name = config.name.clone();
+    let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
+    let fds = router.poll_fds();
+    tracing::info!(router = name, "running");
+    let mut publish_at = Instant::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let now = os::monotonic_now();
+        let busy = router.poll(now);
+        if let (Some(control), true) = (control, now >= publish_at) {
+            publish_at = now + PUBLISH;
+            if let Err(e) = control
+                .publisher()
+                .publish(&router.snapshot(now, os::process_cpu_time()))
+            {
+                tracing::warn!("state not published: {e}");
+            }
+        }
+        let wake = router
+            .next_wake(now)
+            .min(publish_at.max(now + PUBLISH / 10));
+        let after = os::monotonic_now();
+        let wait = if busy {
+            Duration::ZERO
+        } else {
+            wake.since(after)
+        };
+        os::poll_fds(&fds, wait).map_err(DaemonError::Wait)?;
+    }
+    tracing::info!(router = name, "stopped");
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! The router: one worker with its ports, lines, peers and flows. It has no
+//! thread, clock or socket of its own: [`Router::poll`] takes what the ports
+//! have, moves it along and hands out what may leave; [`Router::next_wake`]
+//! says when to call again. The daemon runs it on a core, the simulator runs
+//! many of them on a virtual clock.
+//!
+//! The journey of a packet is in `pipeline.rs`; each stage has a file.
+
+mod carry;
+mod ingress;
+mod open;
+mod output;
+mod pipeline;
+mod route;
+mod split;
+mod status;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use mef_crypto::{Responder, SessionConfig};
+use mef_io::Port;
+use mef_packet::{Bytes, Instant, Packet, PortId};
+use mef_protocol::chunks::ChunkPool;
+use mef_protocol::line::Line;
+use mef_protocol::link::LinkConfig;
+
+use crate::config::{Config, PeerId};
+use crate::drops::Counters;
+use crate::fib::Fib;
+use crate::flow_table::FlowTable;
+use crate::icmp::Icmp;
+use crate::neighbour::{Interface, Neighbours};
+use crate::peer::{Fresh, Peer};
+use crate::stats::Histogram;
+
+/// Packets taken from a port at a time.
+pub const BATCH: usize = 64;
+/// Outer IP and UDP header, LINK header and tag.
+const PACKET_OVERHEAD: u16 = 20 + 8 + mef_crypto::OVERHEAD as u16;
+const ETHERNET: u16 = 14;
+/// What leaves a line is sent in slices of at least this, so that pacing does not cost a wake-up per packet.
+const PACE: Duration = Duration::from_micros(250);
+
+struct PortState<P: Port> {
+    port: P,
+    mac: [u8; 6],
+    mtu: u16,
+    /// Frames ready to leave.
+    out: Vec<Packet<P::Buf>>,
+    line: Option<usize>,
+}
+
+struct LineState {
+    port: PortId,
+    listen: u16,
+    line: Line,
+    peers: Vec<Peer>,
+    last_sent: Instant,
+}
+
+/// What a router needs from outside beside its configuration.
+pub struct Seed {
+    /// 32 bytes that nobody can predict, each time it is called.
+    pub entropy: Box<dyn FnMut() -> [u8; 32]>,
+    /// Different at every start.
+    pub boot_id: u64,
+    /// Above every value of an earlier start: nanoseconds of the wall clock serve.
+    pub initiation_base: u64,
+}
+
+/// Why a router cannot be made of a configuration and its ports.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    #[error("port {port}: its interface has an MTU of {mtu} bytes, a port with peers needs at least 1280")]
+    SmallMtu { port: String, mtu: u16 },
+}
+
+/// One worker of the router.
+pub struct Router<P: Port> {
+    config: Config,
+    seed: Seed,
+    started: Instant,
+    ports: Vec<PortState<P>>,
+    lines: Vec<LineState>,
+    /// Line and place in it, by peer.
+    places: Vec<(usize, usize)>,
+    fib: Fib,
+    neighbours: Neighbours<Packet<P::Buf>>,
+    icmp: Icmp,
+    responder: Responder,
+    pool: ChunkPool,
+    flows: FlowTable,
+    dirty: Vec<usize>,
+    /// Flows whose host waits for memory or room on the link.
+    blocked: Vec<usize>,
+    retry_blocked: Instant,
+    counters: Counters,
+    /// Time of datagrams in the queues of the lines.
+    waited: Histogram,
+    next_index: u32,
+    inbox: Vec<Packet<P::Buf>>,
+    scratch: Vec<u8>,
+    inner: Vec<u8>,
+    stats: Tallies,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tallies {
+    flows_opened: u64,
+    flows_refused: u64,
+    flows_reset: u64,
+    handshakes: u64,
+    datagrams_sent: u64,
+    datagrams_received: u64,
+    /// Another station was heard using one of our addresses.
+    address_conflicts: u64,
+}
+
+impl<P: Port> Router<P> {
+    /// A router on `ports`, which stand in the order of the configuration.
+    ///
+    /// # Errors
+    /// [`RouterError`] where a port does not fit its role.
+    pub fn new(
+        now: Instant,
+        config: Config,
+        ports: Vec<P>,
+        seed: Seed,
+    ) -> Result<Self, RouterError> {
+        let mut states = Vec::new();
+        let mut lines: Vec<LineState> = Vec::new();
+        for (i, (port, c)) in ports.into_iter().zip(&config.ports).enumerate() {
+            let caps = port.caps();
+            let mtu = c.mtu.unwrap_or(caps.mtu).min(caps.mtu);
+            let id = PortId(u16::try_from(i).unwrap_or(u16::MAX));
+            let line = c.line.map(|l| {
+                lines.push(LineState {
+                    port: id,
+                    listen: c.listen,
+                    line: Line::new(now, l.up),
+                    peers: Vec::new(),
+                    last_sent: Instant::ZERO,
+                });
+                lines.len() - 1
+            });
+            let has_peers = config.peers.iter().any(|p| p.port == id);
+            if has_peers && mtu < 1280 {
+                return Err(RouterError::SmallMtu {
+                    port: c.name.clone(),
+                    mtu,
+                });
+            }
+            states.push(PortState {
+                mac: caps.mac,
+                mtu,
+                port,
+                out: Vec::new(),
+                line,
+            });
+        }
+        let own = config.private_key.public();
+        let mut responder = Responder::new(config.private_key.clone());
+        let links = config.peers.len().max(1) as u64;
+        let mut places = Vec::new();
+        for (i, p) in config.peers.iter().enumerate() {
+            let id = PeerId(u16::try_from(i).unwrap_or(u16::MAX));
+            responder.allow(p.public_key, None);
+            let state = states.get(usize::from(p.port.0));
+            let at = state.and_then(|s| s.line).unwrap_or(0);
+            let line = config.port(p.port).and_then(|c| c.line);
+            let (Some(line), Some(place)) = (line, lines.get_mut(at)) else {
+                places.push((usize::MAX, 0));
+                continue;
+            };
+            let overhead = i32::from(ETHERNET) + i32::from(line.overhead);
+            let link = LinkConfig {
+                even_flows: own < p.public_key,
+                boot_id: seed.boot_id,
+                port_mtu: state.map_or(1280, |s| s.mtu),
+                line_up: line.up,
+                line_down: line.down,
+                // Half of the memory is for what arrives, shared by the links; the rest for what is to be sent.
+                link_credit: config.memory.0 / 2 / links,
+                packet_overhead: PACKET_OVERHEAD,
+                frame_overhead: u16::try_from(overhead.max(0)).unwrap_or(ETHERNET),
+            };
+            place
+                .peers
+                .push(Peer::new(now, id, p.public_key, own, p.endpoint, link));
+            places.push((at, place.peers.len() - 1));
+        }
+        let interfaces: Vec<Interface> = states
+            .iter()
+            .zip(&config.ports)
+            .map(|(s, c)| Interface {
+                mac: s.mac,
+                addresses: c.addresses.clone(),
+            })
+            .collect();
+        let fib = Fib::new(&config.ports, &config.peers, &config.routes);
+        let mut router = Self {
+            pool: ChunkPool::new(config.memory.0),
+            config,
+            seed,
+            started: now,
+            ports: states,
+            lines,
+            places,
+            fib,
+            neighbours: Neighbours::new(interfaces),
+            icmp: Icmp::default(),
+            responder,
+            flows: FlowTable::default(),
+            dirty: Vec::new(),
+            blocked: Vec::new(),
+            retry_blocked: now,
+            counters: Counters::default(),
+            waited: Histogram::new(),
+            next_index: 1,
+            inbox: Vec::new(),
+            scratch: Vec::new(),
+            inner: Vec::new(),
+            stats: Tallies::default(),
+        };
+        for i in 0..router.ports.len() {
+            router
+                .neighbours
+                .announce(PortId(u16::try_from(i).unwrap_or(u16::MAX)));
+        }
+        Ok(router)
+    }
+
+    /// Takes what has arrived, lets time pass, and sends what may leave. Returns whether anything arrived.
+    pub fn poll(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for i in 0..self.ports.len() {
+            let mut inbox = core::mem::take(&mut self.inbox);
+            if let Some(p) = self.ports.get_mut(i) {
+                busy |= p.port.rx(&mut inbox, BATCH) > 0;
+            }
+            for mut packet in inbox.drain(..) {
+                packet.meta.port = PortId(u16::try_from(i).unwrap_or(u16::MAX));
+                self.push(now, packet);
+            }
+            self.inbox = inbox;
+        }
+        self.timers(now);
+        self.take_link_events(now);
+        self.pump_dirty(now);
+        self.pull(now);
+        // What was pulled made room: the hosts' next bytes are read before the next wake-up.
+        self.take_link_events(now);
+        self.pump_dirty(now);
+        self.flush();
+        busy
+    }
+
+    fn timers(&mut self, now: Instant) {
+        self.neighbours.handle_timeout(now);
+        self.neighbour_events(now);
+        for line in 0..self.lines.len() {
+            for place in 0..self.lines.get(line).map_or(0, |l| l.peers.len()) {
+                let due = self
+                    .lines
+                    .get(line)
+                    .and_then(|l| l.peers.get(place))
+                    .is_some_and(|p| p.handshake_due(now) <= now);
+                if due {
+                    self.initiate(now, line, place);
+                }
+            }
+        }
+        for l in &mut self.lines {
+            for p in &mut l.peers {
+                p.link.handle_timeout(now, &mut self.pool);
+            }
+        }
+        while let Some(index) = self.flows.pop_due(now) {
+            self.mark(index);
+        }
+        if now >= self.retry_blocked && !self.blocked.is_empty() {
+            self.retry_blocked = now + Duration::from_millis(20);
+            for index in core::mem::take(&mut self.blocked) {
+                self.mark(index);
+            }
+        }
+    }
+
+    /// When [`poll`](Self::poll) has something to do at the latest, if nothing arrives before.
+    pub fn next_wake(&mut self, now: Instant) -> Instant {
+        let mut at = now + Duration::from_millis(500);
+        for l in &mut self.lines {
+            let ready = l.line.poll_timeout(now, &l.peers);
+            at = at.min(ready.max(l.last_sent + PACE));
+            for p in &l.peers {
+                at = at.min(p.handshake_due(now));
+            }
+        }
+        at = at.min(self.neighbours.poll_timeout().unwrap_or(at));
+        at = at.min(self.flows.next_timer().unwrap_or(at));
+        if !self.blocked.is_empty() {
+            at = at.min(self.retry_blocked);
+        }
+        at
+    }
+
+    fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        let &(line, place) = self.places.get(usize::from(id.0))?;
+        self.lines.get_mut(line)?.peers.get_mut(place)
+    }
+
+    fn fresh(&mut self, now: Instant) -> Fresh {
+        // Indices come from a counter mixed with chance, so that an old peer's packets do not hit a new session.
+        let entropy = (self.seed.entropy)();
+        let [a, b, ..] = entropy;
+        let index = self.next_index << 16 | u32::from(u16::from_be_bytes([a, b]));
+        self.next_index = (self.next_index + 1) & 0xffff;
+        Fresh {
+            index,
+            counter: self.seed.initiation_base + now.since(self.started).as_nanos() as u64,
+            boot_id: self.seed.boot_id,
+            entropy: (self.seed.entropy)(),
+        }
+    }
+
+    fn session_config(&self, line: usize) -> SessionConfig {
+        // 50 ms of the line in full packets, at least 8192 (the session's own lower bound).
+        let rate = self.lines.get(line).map_or(0, |l| {
+            l.line.capacity().bytes_in(Duration::from_millis(50)).0
+        });
+        SessionConfig {
+            engine: self.config.engine,
+            replay_window: (rate / 64) as usize,
+            ..SessionConfig::default()
+        }
+    }
+
+    fn initiate(&mut self, now: Instant, line: usize, place: usize) {
+        let fresh = self.fresh(now);
+        let config = self.session_config(line);
+        let key = self.config.private_key.clone();
+        let Some(l) = self.lines.get_mut(line) else {
+            return;
+        };
+        let Some(peer) = l.peers.get_mut(place) else {
+            return;
+        };
+        let (Some(to), Ok(message)) = (peer.remote, peer.initiate(now, &key, &fresh, config))
+        else {
+            return;
+        };
+        self.stats.handshakes += 1;
+        self.send_udp(now, line, to, &message);
+    }
+
+    /// The router's address on `port`, as a source towards `neighbour`.
+    fn address(&self, port: PortId, neighbour: Ipv4Addr) -> Ipv4Addr {
+        self.config
+            .port(port)
+            .and_then(|p| p.address_towards(neighbour))
+            .unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// Sends a handshake message as one UDP datagram; it does not wait for its turn, but is charged.
+    fn send_udp(&mut self, now: Instant, line: usize, to: SocketAddrV4, payload: &[u8]) {
+        let Some(l) = self.lines.get_mut(line) else {
+            return;
+        };
+        let (port, listen) = (l.port, l.listen);
+        l.line
+            .charge(now, (payload.len() + 28 + usize::from(ETHERNET)) as u64);
+        let Some(mut buf) = self
+            .ports
+            .get_mut(usize::from(port.0))
+            .map(|p| p.port.alloc(payload.len()))
+        else {
+            return;
+        };
+        use mef_packet::Buffer;
+        if let Some(b) = buf.append(payload.len()) {
+            b.copy_from_slice(payload);
+        }
+        self.send_outer(now, port, listen, to, buf);
+    }
+
+    /// Bytes in use of the memory budget.
+    pub fn memory(&self) -> Bytes {
+        Bytes(self.pool.used_bytes())
+    }
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+    /// Descriptors to wait on for arriving packets.
+    pub fn poll_fds(&self) -> Vec<std::os::fd::RawFd> {
+        self.ports.iter().filter_map(|p| p.port.poll_fd()).collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! Open: what came over a link is authenticated, decrypted and taken apart.
+
+use std::net::SocketAddrV4;
+
+use mef_crypto::{Header, PacketType};
+use mef_io::Port;
+use mef_packet::{Buffer, Gso, Instant, Packet};
+use mef_protocol::link::PacketError;
+use mef_protocol::recv_stream::StreamError;
+
+use super::ingress::Transit;
+use super::pipeline::{dropped, Step, Stop};
+use super::{Router, ETHERNET};
+use crate::drops::{DropReason, Stage};
+
+impl<P: Port> Router<P> {
+    /// Takes a UDP datagram of a link, or a super-frame of several, whose payload begins at `at`.
+    pub(super) fn open(
+        &mut self,
+        now: Instant,
+        line: usize,
+        from: SocketAddrV4,
+        packet: &mut Packet<P::Buf>,
+        at: usize,
+    ) -> Step<Transit<P::Buf>> {
+        let gso = packet.meta.gso == Gso::Udp && packet.meta.gso_size > 0;
+        let Some(payload) = packet.buf.bytes_mut().get_mut(at..) else {
+            return dropped(Stage::Open, DropReason::Truncated);
+        };
+        let size = if gso {
+            usize::from(packet.meta.gso_size)
+        } else {
+            payload.len().max(1)
+        };
+        for datagram in payload.chunks_mut(size) {
+            if let Err(Stop::Drop(stage, reason)) = self.open_one(now, line, from, datagram) {
+                self.counters.count(stage, reason);
+            }
+        }
+        Err(Stop::Done)
+    }
+
+    fn open_one(
+        &mut self,
+        now: Instant,
+        line: usize,
+        from: SocketAddrV4,
+        datagram: &mut [u8],
+    ) -> Step<()> {
+        let header = match Header::parse(datagram) {
+            Ok(h) => h,
+            Err(e) => return dropped(Stage::Open, mef_crypto::OpenError::from(e)),
+        };
+        match header.kind {
+            PacketType::Transport => {
+                self.open_transport(now, line, from, header.receiver_index, datagram)
+            }
+            PacketType::Initiation => self.open_initiation(now, line, from, datagram),
+            PacketType::Response => {
+                let Some(l) = self.lines.get_mut(line) else {
+                    return Ok(());
+                };
+                let Some(peer) = l
+                    .peers
+                    .iter_mut()
+                    .find(|p| p.initiator_index() == Some(header.receiver_index))
+                else {
+                    return dropped(Stage::Open, DropReason::CryptoUnknownSession);
+                };
+                match peer.finish(now, from, datagram) {
+                    Ok(()) => Ok(()),
+                    Err(_) => dropped(Stage::Open, DropReason::HandshakeRefused),
+                }
+            }
+        }
+    }
+
+    fn open_initiation(
+        &mut self,
+        now: Instant,
+        line: usize,
+        from: SocketAddrV4,
+        datagram: &[u8],
+    ) -> Step<()> {
+        let initiation = match self.responder.read(datagram) {
+            Ok(i) => i,
+            Err(mef_crypto::HandshakeError::UnknownPeer(_)) => {
+                return dropped(Stage::Open, DropReason::UnknownPeer)
+            }
+            Err(_) => return dropped(Stage::Open, DropReason::HandshakeRefused),
+        };
+        let fresh = self.fresh(now);
+        let config = self.session_config(line);
+        let key = *initiation.peer();
+        let Some(peer) = self
+            .lines
+            .get_mut(line)
+            .and_then(|l| l.peers.iter_mut().find(|p| p.key == key))
+        else {
+            return dropped(Stage::Open, DropReason::UnknownPeer);
+        };
+        match peer.respond(now, &mut self.responder, initiation, &fresh, config) {
+            Ok(Some(message)) => {
+                self.stats.handshakes += 1;
+                self.send_udp(now, line, from, &message);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(_) => dropped(Stage::Open, DropReason::HandshakeRefused),
+        }
+    }
+
+    fn open_transport(
+        &mut self,
+        now: Instant,
+        line: usize,
+        from: SocketAddrV4,
+        index: u32,
+        datagram: &mut [u8],
+    ) -> Step<()> {
+        let Some(l) = self.lines.get_mut(line) else {
+            return Ok(());
+        };
+        let found = l
+            .peers
+            .iter_mut()
+            .find_map(|p| p.slot(index).map(|s| (p, s)));
+        let Some((peer, slot)) = found else {
+            return dropped(Stage::Open, DropReason::CryptoUnknownSession);
+        };
+        let line_bytes = (datagram.len() + 28 + usize::from(ETHERNET)) as u64;
+        let opened = match peer.open(now, slot, from, datagram) {
+            Ok(o) => o,
+            Err(e) => return dropped(Stage::Open, e),
+        };
+        // A packet of the session before: authentic, but its numbers mean nothing now.
+        let Some((number, range)) = opened else {
+            return Ok(());
+        };
+        let inner = datagram.get(range).unwrap_or(&[]);
+        match peer
+            .link
+            .handle_packet(now, &mut self.pool, number, line_bytes, inner)
+        {
+            Ok(()) => Ok(()),
+            Err(e) => dropped(Stage::Open, reason(e)),
+        }
+    }
+}
+
+fn reason(e: PacketError) -> DropReason {
+    match e {
+        PacketError::Frame(mef_protocol::codec::FrameError::BadValue) => DropReason::FrameBadValue,
+        PacketError::Frame(_) => DropReason::FrameTruncated,
+        PacketError::Stream(StreamError::NoMemory) => DropReason::Memory,
+        PacketError::Stream(StreamError::BeyondCredit) => DropReason::FrameBeyondCredit,
+        PacketError::Stream(StreamError::BeyondEnd) | PacketError::AckOfUnsent => {
+            DropReason::FrameBadValue
+        }
+        PacketError::BadFlow => DropReason::FlowTableFull,
+    }
+}

@@ -1,0 +1,270 @@
+//! Pack, Seal and tx: from the queues of a line to the wire, and every other
+//! way out of the router.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use mef_crypto::HEADER_LEN as LINK_HEADER;
+use mef_io::Port;
+use mef_packet::wire::{ethernet, ipv4, udp};
+use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
+use mef_protocol::link::Packed;
+
+use super::pipeline::{dropped, Step};
+use super::Router;
+use crate::drops::{DropReason, Stage};
+use crate::fib::Route;
+use crate::icmp::IcmpError;
+use crate::neighbour::{Event, Resolution};
+
+const TAG: usize = mef_crypto::OVERHEAD - LINK_HEADER;
+
+impl<P: Port> Router<P> {
+    /// The next packet that the line may send now, left in `self.inner`; of which of its peers it is.
+    pub(super) fn pack(&mut self, now: Instant, line: usize) -> Option<(usize, Packed)> {
+        let l = self.lines.get_mut(line)?;
+        self.inner.clear();
+        let found = l
+            .line
+            .poll(now, &mut l.peers, &mut self.pool, &mut self.inner)?;
+        l.last_sent = now;
+        if let Some(waited) = found.1.waited {
+            self.waited.record(waited);
+        }
+        Some(found)
+    }
+
+    pub(super) fn seal(
+        &mut self,
+        now: Instant,
+        line: usize,
+        place: usize,
+        packed: Packed,
+    ) -> Step<()> {
+        let Some(l) = self.lines.get_mut(line) else {
+            return Ok(());
+        };
+        let (port, listen) = (l.port, l.listen);
+        let Some(peer) = l.peers.get_mut(place) else {
+            return Ok(());
+        };
+        let Some(p) = self.ports.get_mut(usize::from(port.0)) else {
+            return Ok(());
+        };
+        let len = LINK_HEADER + packed.inner_len + TAG;
+        let mut buf = p.port.alloc(len);
+        let Some(bytes) = buf.append(len) else {
+            return dropped(Stage::Seal, DropReason::NoRoom);
+        };
+        if let Some(to) = bytes.get_mut(LINK_HEADER..LINK_HEADER + packed.inner_len) {
+            to.copy_from_slice(&self.inner);
+        }
+        let sealed = peer.seal(bytes);
+        let (Ok(_), Some(to)) = (sealed, peer.remote) else {
+            return dropped(Stage::Seal, DropReason::NoSession);
+        };
+        self.send_outer(now, port, listen, to, buf);
+        Ok(())
+    }
+
+    /// Puts UDP and IP around a sealed packet or a handshake message and sends it.
+    pub(super) fn send_outer(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        source_port: u16,
+        to: SocketAddrV4,
+        mut buf: P::Buf,
+    ) {
+        let (out_port, next_hop) = match self.fib.lookup(*to.ip()) {
+            Some(Route::Connected { port }) => (port, *to.ip()),
+            Some(Route::Via { port, next_hop }) => (port, next_hop),
+            _ => {
+                self.counters.count(Stage::Route, DropReason::NoRoute);
+                return;
+            }
+        };
+        let payload = buf.len();
+        let source = self.address(port, next_hop);
+        // The tag authenticates the content; a zero checksum says that there is none (RFC 768).
+        let emitted = buf
+            .prepend(ipv4::HEADER_LEN + udp::HEADER_LEN)
+            .is_some_and(|headers| {
+                let Some((ip, u)) = headers.split_at_mut_checked(ipv4::HEADER_LEN) else {
+                    return false;
+                };
+                let header = ipv4::Header {
+                    dont_fragment: true,
+                    ..ipv4::Header::new(source, *to.ip(), ipv4::PROTOCOL_UDP)
+                };
+                header.emit(ip, payload + udp::HEADER_LEN).is_ok()
+                    && udp::Header {
+                        src_port: source_port,
+                        dst_port: to.port(),
+                    }
+                    .emit(u, payload)
+                    .is_ok()
+            });
+        if !emitted {
+            self.counters.count(Stage::Seal, DropReason::NoRoom);
+            return;
+        }
+        self.send_ip(
+            now,
+            out_port,
+            next_hop,
+            Packet {
+                buf,
+                meta: Meta {
+                    checksum: Checksum::Verified,
+                    ..Meta::default()
+                },
+            },
+        );
+    }
+
+    /// Sends a TCP segment that the router made, with its partial checksum, to a host.
+    pub(super) fn send_segment(&mut self, now: Instant, bytes: &[u8], gso_size: u16) {
+        let Ok(view) = ipv4::View::parse_unverified(bytes) else {
+            return;
+        };
+        let destination = view.dst();
+        let (port, next_hop) = match self.fib.lookup(destination) {
+            Some(Route::Connected { port }) => (port, destination),
+            Some(Route::Via { port, next_hop }) => (port, next_hop),
+            _ => {
+                self.counters.count(Stage::Route, DropReason::NoRoute);
+                return;
+            }
+        };
+        let Some(p) = self.ports.get_mut(usize::from(port.0)) else {
+            return;
+        };
+        let mut buf = p.port.alloc(bytes.len());
+        if let Some(b) = buf.append(bytes.len()) {
+            b.copy_from_slice(bytes);
+        }
+        let start = (ethernet::HEADER_LEN + ipv4::HEADER_LEN) as u16;
+        let meta = Meta {
+            port,
+            gso: if gso_size > 0 { Gso::TcpV4 } else { Gso::None },
+            gso_size,
+            checksum: Checksum::Partial { start, offset: 16 },
+            ..Meta::default()
+        };
+        self.send_ip(now, port, next_hop, Packet { buf, meta });
+    }
+
+    /// Sends an IP packet to a neighbour, or keeps it until the neighbour's address is known.
+    pub(super) fn send_ip(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        next_hop: Ipv4Addr,
+        packet: Packet<P::Buf>,
+    ) {
+        match self.neighbours.resolve(now, port, next_hop) {
+            Resolution::Known(mac) => self.send_frame(port, mac, packet),
+            Resolution::Pending => {
+                self.neighbours.hold(port, next_hop, packet);
+                self.neighbour_events(now);
+            }
+            Resolution::Refused(reason) => {
+                self.counters.count(Stage::Route, reason);
+                self.neighbour_events(now);
+            }
+        }
+    }
+
+    fn send_frame(&mut self, port: PortId, dst: [u8; 6], mut packet: Packet<P::Buf>) {
+        let Some(p) = self.ports.get_mut(usize::from(port.0)) else {
+            return;
+        };
+        let header = ethernet::Header {
+            dst,
+            src: p.mac,
+            ethertype: ethernet::ETHERTYPE_IPV4,
+        };
+        let emitted = packet
+            .buf
+            .prepend(ethernet::HEADER_LEN)
+            .is_some_and(|h| header.emit(h).is_ok());
+        if !emitted {
+            self.counters.count(Stage::Tx, DropReason::NoRoom);
+            return;
+        }
+        packet.meta.port = port;
+        p.out.push(packet);
+        if p.out.len() >= super::BATCH {
+            Self::flush_port(p);
+        }
+    }
+
+    fn flush_port(p: &mut super::PortState<P>) {
+        if !p.out.is_empty() {
+            p.port.tx(&mut p.out);
+        }
+    }
+
+    /// Hands everything that is ready to the ports.
+    pub(super) fn flush(&mut self) {
+        for p in &mut self.ports {
+            Self::flush_port(p);
+        }
+    }
+
+    /// Does what the neighbour table asks for.
+    pub(super) fn neighbour_events(&mut self, now: Instant) {
+        while let Some(event) = self.neighbours.poll_event() {
+            match event {
+                Event::Send { port, frame } => {
+                    if let Some(p) = self.ports.get_mut(usize::from(port.0)) {
+                        let mut buf = p.port.alloc(frame.len());
+                        if let Some(b) = buf.append(frame.len()) {
+                            b.copy_from_slice(&frame);
+                        }
+                        p.out.push(Packet {
+                            buf,
+                            meta: Meta {
+                                port,
+                                checksum: Checksum::Verified,
+                                ..Meta::default()
+                            },
+                        });
+                    }
+                }
+                Event::Deliver { port, mac, packet } => self.send_frame(port, mac, packet),
+                Event::Unreachable { port, packet, .. } => {
+                    self.counters
+                        .count(Stage::Route, DropReason::UnresolvedNeighbour);
+                    self.unreachable(now, port, packet.buf.bytes());
+                }
+                Event::Dropped { reason, .. } => self.counters.count(Stage::Route, reason),
+                Event::Conflict { .. } => self.stats.address_conflicts += 1,
+            }
+        }
+    }
+
+    /// Nobody answers for the destination of `packet`: its sender hears of it, be it a host or one of our flows.
+    fn unreachable(&mut self, now: Instant, port: PortId, packet: &[u8]) {
+        let Ok(view) = ipv4::View::parse_unverified(packet) else {
+            return;
+        };
+        let source = self.address(port, view.dst());
+        let mut out = Vec::new();
+        if self
+            .icmp
+            .error(
+                now,
+                IcmpError::HostUnreachable,
+                packet,
+                source,
+                false,
+                &mut out,
+            )
+            .is_ok()
+            && !self.icmp_into_flow(now, &out)
+        {
+            self.send_own(now, &out);
+        }
+    }
+}

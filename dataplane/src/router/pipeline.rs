@@ -1,0 +1,54 @@
+//! The journey of a packet, from the port it came in by to the queue of a line
+//! or another port, and from the queues to the wire.
+//!
+//! ```text
+//! push: rx -> Ingress -> Classify -> Route -> Carry -> a flow's queue, or a port
+//!                '-> Open -> frames -> events: host bytes, datagrams -> a port
+//! pull: Line (budget, fair share) -> Pack -> Seal -> tx
+//! ```
+
+use mef_io::Port;
+use mef_packet::{Instant, Packet};
+
+use super::Router;
+use crate::drops::{DropReason, Stage};
+
+/// Why a packet does not go on to the next stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It has arrived where it was going.
+    Done,
+    Drop(Stage, DropReason),
+}
+
+/// What a stage hands on.
+pub(super) type Step<T> = Result<T, Stop>;
+
+pub(super) fn dropped<T>(stage: Stage, reason: impl Into<DropReason>) -> Step<T> {
+    Err(Stop::Drop(stage, reason.into()))
+}
+
+impl<P: Port> Router<P> {
+    /// Takes one packet from its port as far as it goes now.
+    pub(super) fn push(&mut self, now: Instant, packet: Packet<P::Buf>) {
+        let journey = self
+            .ingress(now, packet)
+            .and_then(|transit| self.classify(transit))
+            .and_then(|classified| self.route(now, classified))
+            .and_then(|routed| self.carry(now, routed));
+        if let Err(Stop::Drop(stage, reason)) = journey {
+            self.counters.count(stage, reason);
+        }
+    }
+
+    /// Sends what the lines may send now.
+    pub(super) fn pull(&mut self, now: Instant) {
+        for line in 0..self.lines.len() {
+            while let Some((place, packed)) = self.pack(now, line) {
+                if let Err(Stop::Drop(stage, reason)) = self.seal(now, line, place, packed) {
+                    self.counters.count(stage, reason);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! Split TCP: the host is answered here, its bytes travel as a reliable stream.
+//!
+//! ```text
+//!   host A     ingress edge                link                egress edge     host B
+//!   SYN ----> [held: confirm | answered: early] - SETUP ------> SYN --------->
+//!                                               <----- OPENED -              <- SYN-ACK
+//!         <- SYN-ACK (confirm)
+//!   bytes --> HostTcp -> stream ======================> stream -> HostTcp --> bytes
+//!   FIN ----> once all is read ----- FIN(offset) -----------> FIN -------------->
+//!   RST ----> behind what was read - RESET(offset) ---------> RST, behind those bytes or after 1 s
+//! ```
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use mef_io::Port;
+use mef_packet::wire::{ipv4, tcp};
+use mef_packet::{Buffer, Instant, PortId};
+use mef_protocol::codec::Setup;
+use mef_protocol::link::{Event, Opening};
+use mef_protocol::send_stream::End as StreamEnd;
+
+use super::pipeline::{dropped, Step, Stop};
+use super::route::Classified;
+use super::Router;
+use crate::config::{OpenMode, PeerId};
+use crate::drops::{DropReason, Stage};
+use crate::fib::Route;
+use crate::flow_table::{FlowKey, SplitFlow};
+use crate::host_tcp::{self, End, HostTcp, HostTcpConfig, Role, SmoltcpHost};
+use crate::icmp::IcmpError;
+
+/// Why a flow was refused, on the wire.
+mod refusal {
+    pub const RST: u8 = 0;
+    pub const UNREACHABLE: u8 = 1;
+    pub const PROHIBITED: u8 = 2;
+    pub const TIMED_OUT: u8 = 3;
+}
+
+/// A reset is delivered behind its bytes, but no later than this.
+const RESET_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a host may leave what was sent to it unacknowledged (RFC 9293's R2 is at least 100 s).
+const HOST_PATIENCE: Duration = Duration::from_secs(120);
+
+impl<P: Port> Router<P> {
+    pub(super) fn mark(&mut self, index: usize) {
+        if let Some(f) = self.flows.get_mut(index) {
+            if !f.dirty {
+                f.dirty = true;
+                self.dirty.push(index);
+            }
+        }
+    }
+
+    fn host_config(&mut self, port: PortId) -> HostTcpConfig {
+        let entropy = (self.seed.entropy)();
+        let mut seed = [0; 8];
+        seed.copy_from_slice(entropy.get(..8).unwrap_or(&[0; 8]));
+        HostTcpConfig {
+            local_mtu: self.ports.get(usize::from(port.0)).map_or(1500, |p| p.mtu),
+            isn_seed: u64::from_be_bytes(seed),
+            timeout: Some(HOST_PATIENCE),
+            ..HostTcpConfig::default()
+        }
+    }
+
+    /// A TCP packet from a host for a host behind `peer`.
+    pub(super) fn carry_split(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        from: Classified<P::Buf>,
+    ) -> Step<()> {
+        let t = from.tuple;
+        let bytes = from.packet.buf.bytes();
+        let key = FlowKey {
+            host: SocketAddrV4::new(t.source, t.source_port),
+            far: SocketAddrV4::new(t.destination, t.port),
+        };
+        let (flags, mss) = match ipv4::View::parse_unverified(bytes) {
+            Ok(v) if v.is_fragment() => {
+                return dropped(Stage::Carry, DropReason::FragmentUnsupported)
+            }
+            Ok(v) => match tcp::View::parse(v.payload()) {
+                Ok(s) => (s.flags(), mss_of(&s)),
+                Err(e) => return dropped(Stage::Carry, e),
+            },
+            Err(e) => return dropped(Stage::Carry, e),
+        };
+        if let Some(index) = self.flows.by_key(&key) {
+            let Some(f) = self.flows.get_mut(index) else {
+                return Ok(());
+            };
+            match &mut f.host {
+                Some(host) => {
+                    if host.handle_segment(now, bytes).is_err() {
+                        return dropped(Stage::Carry, DropReason::UnknownFlow);
+                    }
+                    self.mark(index);
+                }
+                // A host that gives up while its SYN is held back.
+                None if flags.contains(tcp::Flags::RST) => self.close(now, index, true),
+                None => {}
+            }
+            return Ok(());
+        }
+        let syn = flags.contains(tcp::Flags::SYN)
+            && !flags.intersects(tcp::Flags(
+                tcp::Flags::ACK.0 | tcp::Flags::RST.0 | tcp::Flags::FIN.0,
+            ));
+        if let Some(record) = self.flows.time_wait(&key) {
+            if !(syn && record.may_reopen(bytes)) {
+                if let Some(answer) = record.answer(bytes) {
+                    self.send_segment(now, &answer, 0);
+                }
+                return Err(Stop::Done);
+            }
+            self.flows.forget_time_wait(&key);
+        }
+        if !syn {
+            if let Some(rst) = host_tcp::rst_for(bytes) {
+                self.send_segment(now, &rst, 0);
+            }
+            return dropped(Stage::Carry, DropReason::UnknownFlow);
+        }
+        let early = from.treatment.open == OpenMode::Early;
+        let setup = Setup {
+            source: key.host,
+            destination: key.far,
+            weight: from.treatment.weight as f32,
+            early,
+            mss,
+        };
+        let Some(number) = self.peer_mut(peer).and_then(|p| p.link.open(now, setup)) else {
+            self.complain(now, from.port, bytes, IcmpError::HostUnreachable);
+            return dropped(Stage::Carry, DropReason::NoSession);
+        };
+        self.stats.flows_opened += 1;
+        let index = self.flows.insert(SplitFlow {
+            key,
+            peer,
+            number,
+            port: from.port,
+            host: None,
+            syn: Some(bytes.to_vec()),
+            accepted: true,
+            host_closed: false,
+            link_closed: false,
+            reset_at: None,
+            dirty: false,
+            timer: None,
+        });
+        if early {
+            self.answer_host(now, index);
+        }
+        Ok(())
+    }
+
+    /// Lets the host's SYN, held until now, open its connection.
+    fn answer_host(&mut self, now: Instant, index: usize) {
+        let Some((key, port)) = self.flows.get(index).map(|f| (f.key, f.port)) else {
+            return;
+        };
+        let config = self.host_config(port);
+        let Some(f) = self.flows.get_mut(index) else {
+            return;
+        };
+        let Some(syn) = f.syn.take() else { return };
+        match SmoltcpHost::new(
+            now,
+            Role::Passive {
+                local: key.far,
+                remote: key.host,
+            },
+            &config,
+        ) {
+            Ok(mut host) => {
+                if host.handle_segment(now, &syn).is_err() {
+                    self.counters.count(Stage::Carry, DropReason::BadLength);
+                }
+                if let Some(f) = self.flows.get_mut(index) {
+                    f.host = Some(host);
+                }
+                self.mark(index);
+            }
+            Err(_) => self.close(now, index, true),
+        }
+    }
+
+    /// Everything that the links have to tell.
+    pub(super) fn take_link_events(&mut self, now: Instant) {
+        for id in 0..self.places.len() {
+            let id = PeerId(u16::try_from(id).unwrap_or(u16::MAX));
+            while let Some(event) = self.peer_mut(id).and_then(|p| p.link.poll_event()) {
+                match event {
+                    Event::Setup { flow, setup } => self.open_towards_host(now, id, flow, setup),
+                    Event::Flow(number) => {
+                        if let Some(index) = self.flows.by_number(id, number) {
+                            self.mark(index);
+                        }
+                    }
+                    Event::Datagram(bytes) => {
+                        if let Err(Stop::Drop(stage, reason)) =
+                            self.deliver_datagram(now, id, bytes)
+                        {
+                            self.counters.count(stage, reason);
+                        }
+                    }
+                    Event::PeerRestarted { flows } => {
+                        for number in flows {
+                            if let Some(index) = self.flows.by_number(id, number) {
+                                self.reset_host(now, index);
+                            }
+                        }
+                    }
+                    Event::Up => tracing::info!(peer = self.peer_name(id), "link is up"),
+                    Event::Silent => tracing::warn!(
+                        peer = self.peer_name(id),
+                        "nothing acknowledged: only probes are sent"
+                    ),
+                    Event::Resumed => {
+                        tracing::info!(peer = self.peer_name(id), "acknowledgements are back")
+                    }
+                    Event::PathMtu(mtu) => {
+                        tracing::info!(peer = self.peer_name(id), mtu, "path MTU")
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn peer_name(&self, id: PeerId) -> &str {
+        self.config.peer(id).map_or("?", |p| p.name.as_str())
+    }
+
+    /// The peer's host wants a connection to one of ours.
+    fn open_towards_host(&mut self, now: Instant, peer: PeerId, number: u32, setup: Setup) {
+        let refused = if !self.fib.source_allowed(peer, *setup.source.ip()) {
+            Some((DropReason::SourceNotAllowed, refusal::PROHIBITED))
+        } else {
+            match self.fib.lookup(*setup.destination.ip()) {
+                Some(Route::Connected { .. } | Route::Via { .. }) => None,
+                Some(_) => Some((DropReason::DestinationNotAllowed, refusal::PROHIBITED)),
+                None => Some((DropReason::NoRoute, refusal::UNREACHABLE)),
+            }
+        };
+        let port = match self.fib.lookup(*setup.destination.ip()) {
+            Some(Route::Connected { port } | Route::Via { port, .. }) => port,
+            _ => PortId(0),
+        };
+        let key = FlowKey {
+            host: setup.destination,
+            far: setup.source,
+        };
+        if let Some(old) = self.flows.by_key(&key) {
+            // The far host uses its port anew: whatever we still had there is over.
+            self.reset_host(now, old);
+        }
+        let config = self.host_config(port);
+        let host = match refused {
+            Some((reason, code)) => Err((reason, code)),
+            None => SmoltcpHost::new(
+                now,
+                Role::Active {
+                    local: setup.source,
+                    remote: setup.destination,
+                },
+                &config,
+            )
+            .map_err(|_| (DropReason::FrameBadValue, refusal::PROHIBITED)),
+        };
+        match host {
+            Ok(host) => {
+                self.stats.flows_opened += 1;
+                let index = self.flows.insert(SplitFlow {
+                    key,
+                    peer,
+                    number,
+                    port,
+                    host: Some(host),
+                    syn: None,
+                    accepted: false,
+                    host_closed: false,
+                    link_closed: false,
+                    reset_at: None,
+                    dirty: false,
+                    timer: None,
+                });
+                self.mark(index);
+            }
+            Err((reason, code)) => {
+                self.counters.count(Stage::Carry, reason);
+                self.stats.flows_refused += 1;
+                self.with_link(peer, |link, pool| link.refuse(now, pool, number, code));
+            }
+        }
+    }
+
+    fn with_link<T>(
+        &mut self,
+        peer: PeerId,
+        f: impl FnOnce(&mut mef_protocol::link::Link, &mut mef_protocol::chunks::ChunkPool) -> T,
+    ) -> Option<T> {
+        let &(line, place) = self.places.get(usize::from(peer.0))?;
+        let p = self.lines.get_mut(line)?.peers.get_mut(place)?;
+        Some(f(&mut p.link, &mut self.pool))
+    }
+
+    /// An ICMP error may be about a segment that a flow of ours sent; true if it was.
+    pub(super) fn icmp_into_flow(&mut self, now: Instant, icmp: &[u8]) -> bool {
+        let Some((local, remote)) = host_tcp::icmp_flow(icmp) else {
+            return false;
+        };
+        let Some(index) = self.flows.by_key(&FlowKey {
+            host: remote,
+            far: local,
+        }) else {
+            return false;
+        };
+        let taken = self
+            .flows
+            .get_mut(index)
+            .and_then(|f| f.host.as_mut())
+            .is_some_and(|h| h.handle_segment(now, icmp).is_ok());
+        if taken {
+            self.mark(index);
+        }
+        taken
+    }
+
+    pub(super) fn pump_dirty(&mut self, now: Instant) {
+        while let Some(index) = self.dirty.pop() {
+            if let Some(f) = self.flows.get_mut(index) {
+                f.dirty = false;
+                self.pump(now, index);
+            }
+        }
+    }
+
+    /// Moves what can be moved between a flow's host and its stream, and sends what that leads to.
+    fn pump(&mut self, now: Instant, index: usize) {
+        let Some((peer, number)) = self.flows.get(index).map(|f| (f.peer, f.number)) else {
+            return;
+        };
+        let Some(&(line, place)) = self.places.get(usize::from(peer.0)) else {
+            return;
+        };
+        let Some(p) = self
+            .lines
+            .get_mut(line)
+            .and_then(|l| l.peers.get_mut(place))
+        else {
+            return;
+        };
+        let (link, pool) = (&mut p.link, &mut self.pool);
+        let Some(flow) = self.flows.get_mut(index) else {
+            return;
+        };
+        let view = link.view(number);
+        let opening = view.map(|v| v.opening);
+
+        let Some(host) = &mut flow.host else {
+            match opening {
+                Some(Opening::Open) => self.answer_host(now, index),
+                Some(Opening::Refused(code)) => self.refuse_host(now, index, code),
+                Some(Opening::Pending) => {}
+                None => self.close(now, index, false),
+            }
+            return;
+        };
+        if let (Some(Opening::Refused(_)), true) = (opening, flow.accepted) {
+            // Answered early, refused later: a reset is all that is left to say.
+            host.abort();
+        }
+        let state = host.state();
+        if !flow.accepted {
+            if state.established {
+                flow.accepted = true;
+                link.accept(now, number);
+            } else if let Some(end) = state.end {
+                let code = match end {
+                    End::Refused | End::ResetByPeer | End::Aborted => refusal::RST,
+                    End::Unreachable { .. } => refusal::UNREACHABLE,
+                    End::TimedOut => refusal::TIMED_OUT,
+                };
+                link.refuse(now, pool, number, code);
+                self.stats.flows_refused += 1;
+                self.drain_host(now, index);
+                self.flows.remove(now, index, None);
+                return;
+            }
+        }
+
+        // From the host to the link.
+        let mut blocked = false;
+        while host.readable() > 0 {
+            let room = link.write_room(pool, number);
+            if room == 0 {
+                blocked = true;
+                break;
+            }
+            let mut taken = 0;
+            host.read(|bytes| {
+                taken = link.write(
+                    pool,
+                    number,
+                    bytes.get(..room.min(bytes.len())).unwrap_or(&[]),
+                );
+                taken
+            });
+            if taken == 0 {
+                blocked = true;
+                break;
+            }
+        }
+        let state = host.state();
+        if state.remote_finished && !flow.link_closed {
+            flow.link_closed = true;
+            link.finish(now, number);
+        }
+
+        // From the link to the host.
+        while host.writable() > 0 {
+            let bytes = link.peek(number);
+            if bytes.is_empty() {
+                break;
+            }
+            let n = host.write(bytes);
+            if n == 0 {
+                break;
+            }
+            link.consume(now, pool, number, n);
+        }
+        match link
+            .view(number)
+            .and_then(|v| v.recv_end.map(|e| (e, v.recv_finished)))
+        {
+            Some((StreamEnd::Finished, true)) if !flow.host_closed => {
+                flow.host_closed = true;
+                host.finish();
+            }
+            Some((StreamEnd::Reset(_), finished)) => {
+                let since = *flow.reset_at.get_or_insert(now);
+                let delivered = finished && host.unacknowledged() == 0;
+                if delivered || now.since(since) >= RESET_PATIENCE {
+                    host.abort();
+                }
+            }
+            _ => {}
+        }
+        // The link has forgotten the flow: both halves ended and were acknowledged. Whatever the host still
+        // has to say is its own business.
+        let forgotten = link.view(number).is_none();
+        let mut state = host.state();
+        if forgotten && !state.over() && !(flow.link_closed && flow.host_closed) {
+            host.abort();
+            state = host.state();
+        }
+        let timer = match (
+            host.poll_timeout(),
+            flow.reset_at.map(|t| t + RESET_PATIENCE),
+        ) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.drain_host(now, index);
+        self.flows.set_timer(index, timer);
+        if blocked {
+            self.blocked.push(index);
+        }
+        if state.over() {
+            self.finish_flow(now, index);
+        }
+    }
+
+    /// Sends everything that the flow's host endpoint has for the host.
+    fn drain_host(&mut self, now: Instant, index: usize) {
+        let mut out = core::mem::take(&mut self.scratch);
+        while let Some(meta) = self
+            .flows
+            .get_mut(index)
+            .and_then(|f| f.host.as_mut())
+            .and_then(|h| h.poll_transmit(now, &mut out))
+        {
+            self.send_segment(now, &out, meta.gso_size);
+        }
+        self.scratch = out;
+    }
+
+    /// The host's connection is over: the link hears how, and the flow goes once nothing is left to read.
+    fn finish_flow(&mut self, now: Instant, index: usize) {
+        let Some(f) = self.flows.get(index) else {
+            return;
+        };
+        let Some(host) = &f.host else { return };
+        let (peer, number, state) = (f.peer, f.number, host.state());
+        if state.end.is_some() && host.readable() > 0 {
+            // What came before the reset is still on its way into the stream.
+            return;
+        }
+        let record = host.time_wait_record();
+        if state.end.is_some() {
+            self.stats.flows_reset += 1;
+            self.with_link(peer, |link, pool| {
+                link.reset(now, pool, number, refusal::RST)
+            });
+        }
+        self.flows.remove(now, index, record);
+    }
+
+    /// The far host refused, or cannot be reached: the SYN that waits is answered so.
+    fn refuse_host(&mut self, now: Instant, index: usize, code: u8) {
+        let Some(f) = self.flows.get_mut(index) else {
+            return;
+        };
+        let (port, syn) = (f.port, f.syn.take().unwrap_or_default());
+        self.stats.flows_refused += 1;
+        match code {
+            refusal::UNREACHABLE | refusal::TIMED_OUT => {
+                self.complain(now, port, &syn, IcmpError::HostUnreachable)
+            }
+            refusal::PROHIBITED => self.complain(now, port, &syn, IcmpError::Prohibited),
+            _ => {
+                if let Some(rst) = host_tcp::rst_for(&syn) {
+                    self.send_segment(now, &rst, 0);
+                }
+            }
+        }
+        self.close(now, index, true);
+    }
+
+    /// Ends a flow that has no host endpoint.
+    fn close(&mut self, now: Instant, index: usize, tell_link: bool) {
+        if let Some(f) = self.flows.remove(now, index, None) {
+            if tell_link {
+                self.with_link(f.peer, |link, pool| {
+                    link.reset(now, pool, f.number, refusal::RST)
+                });
+            }
+        }
+    }
+
+    /// The far end is gone: the host gets a reset.
+    fn reset_host(&mut self, now: Instant, index: usize) {
+        self.stats.flows_reset += 1;
+        if let Some(host) = self.flows.get_mut(index).and_then(|f| f.host.as_mut()) {
+            host.abort();
+            self.drain_host(now, index);
+        } else if let Some(syn) = self.flows.get_mut(index).and_then(|f| f.syn.take()) {
+            if let Some(rst) = host_tcp::rst_for(&syn) {
+                self.send_segment(now, &rst, 0);
+            }
+        }
+        self.close(now, index, true);
+    }
+}
+
+fn mss_of(segment: &tcp::View<'_>) -> u16 {
+    use mef_packet::wire::tcp_options::TcpOption;
+    segment
+        .options()
+        .find_map(|o| match o {
+            Ok(TcpOption::Mss(mss)) => Some(mss),
+            _ => None,
+        })
+        .unwrap_or(536)
+}

@@ -1,0 +1,98 @@
+//! What the router says about itself.
+
+use std::time::Duration;
+
+use mef_io::Port;
+use mef_packet::Instant;
+
+use super::Router;
+use crate::config::format_rate;
+use crate::control::{LinkSnapshot, LinkState, Snapshot};
+
+impl<P: Port> Router<P> {
+    /// The state of the router at `now`; `cpu` is what its process has used.
+    pub fn snapshot(&self, now: Instant, cpu: Duration) -> Snapshot {
+        let mut links = Vec::new();
+        let mut alarms = Vec::new();
+        let mut counters = std::collections::BTreeMap::new();
+        let mut add = |name: &str, n: u64| *counters.entry(name.to_owned()).or_insert(0) += n;
+        for p in self.lines.iter().flat_map(|l| &l.peers) {
+            let link = &p.link;
+            let state = if !link.is_up() {
+                LinkState::Handshake
+            } else if link.is_silent() {
+                LinkState::Silent
+            } else {
+                LinkState::Up
+            };
+            links.push(LinkSnapshot {
+                peer: self.peer_name(p.id).to_owned(),
+                state,
+                rtt_us: link.rtt().smoothed().as_micros() as u64,
+                mtu: link.path_mtu(),
+                loss: link.loss(),
+                rate_bps: link.rate_limit().bits_per_second(),
+                flows: link.flow_count() as u64,
+            });
+            if let Some(a) = link.guard().alarm() {
+                alarms.push(format!(
+                    "link to {}: configured {}, seen {}: check `line` of its port",
+                    self.peer_name(p.id),
+                    format_rate(a.configured),
+                    format_rate(a.seen)
+                ));
+            }
+            if link.is_silent() {
+                alarms.push(format!(
+                    "link to {}: silent for {:.1} s",
+                    self.peer_name(p.id),
+                    link.silent_for(now).as_secs_f64()
+                ));
+            }
+            let s = link.stats();
+            add("link_packets_sent", s.packets_sent);
+            add("link_packets_received", s.packets_received);
+            add("link_packets_lost", s.packets_lost);
+            add("link_packets_spurious", s.packets_spurious);
+            add("link_repairs_sent", s.repairs_sent);
+            add("stream_bytes_retransmitted", s.bytes_retransmitted);
+            add("stream_bytes_recovered", s.bytes_recovered);
+        }
+        for l in &self.lines {
+            add("line_credit_lost_bytes", l.line.lost_credit().0);
+        }
+        let t = self.stats;
+        add("flows", self.flows.len() as u64);
+        add("flows_opened", t.flows_opened);
+        add("flows_refused", t.flows_refused);
+        add("flows_reset", t.flows_reset);
+        add("handshakes", t.handshakes);
+        add("datagrams_sent", t.datagrams_sent);
+        add("datagrams_received", t.datagrams_received);
+        add("address_conflicts", t.address_conflicts);
+        add("memory_used_bytes", self.memory().0);
+        for (p, c) in self.ports.iter().zip(&self.config.ports) {
+            let s = p.port.stats();
+            for (what, n) in [
+                ("rx_packets", s.rx_packets),
+                ("rx_bytes", s.rx_bytes),
+                ("rx_missed", s.rx_missed),
+                ("tx_packets", s.tx_packets),
+                ("tx_bytes", s.tx_bytes),
+                ("tx_dropped", s.tx_dropped),
+            ] {
+                add(&format!("port_{}_{what}", c.name), n);
+            }
+        }
+        Snapshot {
+            name: self.config.name.clone(),
+            ready: links.iter().all(|l| l.state == LinkState::Up),
+            links,
+            drops: self.counters.named(),
+            queue_p99_us: self.waited.percentile_us(0.99),
+            cpu_s: cpu.as_secs_f64(),
+            alarms,
+            counters,
+        }
+    }
+}
