@@ -190,7 +190,9 @@ fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
     let command = command_line();
     let outcome = if args.sim {
         if args.transport != [Transport::Mef] {
-            return Err(RunError::Usage("--sim runs MEF routers only: add --transport mef".to_owned()));
+            return Err(RunError::Usage(
+                "--sim runs MEF routers only: add --transport mef".to_owned(),
+            ));
         }
         let request = SimRequest {
             variants: &variants,
@@ -200,7 +202,10 @@ fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
             command: &command,
         };
         let results = sim::run(&request).map_err(|e| RunError::Usage(e.to_string()))?;
-        Outcome { results, failure: None }
+        Outcome {
+            results,
+            failure: None,
+        }
     } else {
         run::run(args, &variants, &command)?
     };
@@ -210,11 +215,15 @@ fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
     }
     // What was measured before a failure is worth keeping.
     if let Some(path) = &args.json {
-        results.write(path).map_err(|e| RunError::Usage(e.to_string()))?;
+        results
+            .write(path)
+            .map_err(|e| RunError::Usage(e.to_string()))?;
     }
     if let Some(dir) = &args.report {
-        let path = write_report(dir, &results)
-            .map_err(|source| RunError::File { path: dir.clone(), source })?;
+        let path = write_report(dir, &results).map_err(|source| RunError::File {
+            path: dir.clone(),
+            source,
+        })?;
         println!("report: {}", path.display());
     }
     match failure {
@@ -225,14 +234,21 @@ fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
 
 fn wan_command(args: &WanArgs) -> Result<ExitCode, RunError> {
     let config = if args.controlled {
-        let fail = |source| RunError::File { path: args.config.clone(), source };
+        let fail = |source| RunError::File {
+            path: args.config.clone(),
+            source,
+        };
         let text = std::fs::read_to_string(&args.config).map_err(fail)?;
         serde_json::from_str(&text).map_err(|e| fail(e.into()))?
     } else {
         read_wan(&args.config)?
     };
-    wan::run::run(&args.a, &args.b, &config, args.seed, args.controlled)
-        .map_err(|e| RunError::Child { name: "WAN emulator".to_owned(), message: e.to_string() })
+    wan::run::run(&args.a, &args.b, &config, args.seed, args.controlled).map_err(|e| {
+        RunError::Child {
+            name: "WAN emulator".to_owned(),
+            message: e.to_string(),
+        }
+    })
 }
 
 fn report_command(args: &ReportArgs) -> Result<ExitCode, RunError> {
@@ -245,8 +261,10 @@ fn report_command(args: &ReportArgs) -> Result<ExitCode, RunError> {
     for results in &all {
         print!("{}", print_table(results));
     }
-    let path = write_combined(&args.report, &all)
-        .map_err(|source| RunError::File { path: args.report.clone(), source })?;
+    let path = write_combined(&args.report, &all).map_err(|source| RunError::File {
+        path: args.report.clone(),
+        source,
+    })?;
     println!("report: {}", path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -261,6 +279,11 @@ fn command_line() -> String {
             format!("'{}'", arg.replace('\'', r"'\''"))
         }
     };
-    let rest = std::env::args_os().skip(1).map(|a| quote(a.to_string_lossy().into_owned()));
-    std::iter::once("mef".to_owned()).chain(rest).collect::<Vec<_>>().join(" ")
+    let rest = std::env::args_os()
+        .skip(1)
+        .map(|a| quote(a.to_string_lossy().into_owned()));
+    std::iter::once("mef".to_owned())
+        .chain(rest)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

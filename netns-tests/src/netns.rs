@@ -28,7 +28,10 @@ pub enum NetnsError {
     #[error("ip {what}: {message}")]
     Ip { what: String, message: String },
     #[error("{what}: {source}")]
-    Os { what: String, source: std::io::Error },
+    Os {
+        what: String,
+        source: std::io::Error,
+    },
 }
 
 fn os(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetnsError {
@@ -54,7 +57,9 @@ static SIGNALS: Once = Once::new();
 static IGNORE_INTERRUPT: AtomicBool = AtomicBool::new(false);
 
 fn registry() -> MutexGuard<'static, Registry> {
-    REGISTRY.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    REGISTRY
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// The prefix of everything that this process makes.
@@ -72,7 +77,11 @@ pub fn prepare() -> Result<(), NetnsError> {
             return Err(NetnsError::Capability(cap.name()));
         }
     }
-    let there = Command::new("ip").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let there = Command::new("ip")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     if there.is_err() {
         return Err(NetnsError::NoIproute);
     }
@@ -118,7 +127,12 @@ pub fn remove_everything() {
 /// Removes the namespaces and folders of labs whose process is no more.
 fn sweep() {
     let stale = |name: &str| {
-        let pid = name.strip_prefix("mef")?.split_once('-')?.0.parse::<u32>().ok()?;
+        let pid = name
+            .strip_prefix("mef")?
+            .split_once('-')?
+            .0
+            .parse::<u32>()
+            .ok()?;
         (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
     };
     for name in names_in(Path::new(NAMES)) {
@@ -147,7 +161,9 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 fn pids_in(namespace: &str) -> Vec<i32> {
-    let out = Command::new("ip").args(["netns", "pids", namespace]).output();
+    let out = Command::new("ip")
+        .args(["netns", "pids", namespace])
+        .output();
     out.map(|o| {
         String::from_utf8_lossy(&o.stdout)
             .split_whitespace()
@@ -184,14 +200,25 @@ pub fn ip(namespace: Option<&str>, commands: &str) -> Result<(), NetnsError> {
     if out.status.success() {
         return Ok(());
     }
-    let message = String::from_utf8_lossy(&out.stderr).trim().replace('\n', "; ");
+    let message = String::from_utf8_lossy(&out.stderr)
+        .trim()
+        .replace('\n', "; ");
     // "Command failed -:7" names the line.
     let line = message
         .rsplit_once("-:")
-        .and_then(|(_, n)| n.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok())
+        .and_then(|(_, n)| {
+            n.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse::<usize>()
+                .ok()
+        })
         .and_then(|n| commands.lines().nth(n.checked_sub(1)?));
     Err(NetnsError::Ip {
-        what: format!("{} ({})", line.unwrap_or("-batch"), namespace.unwrap_or("root namespace")),
+        what: format!(
+            "{} ({})",
+            line.unwrap_or("-batch"),
+            namespace.unwrap_or("root namespace")
+        ),
         message,
     })
 }
@@ -210,8 +237,14 @@ impl Namespaces {
             prefix: prefix(),
             names: names.iter().map(|n| (*n).to_owned()).collect(),
         };
-        registry().namespaces.extend(made.names.iter().map(|n| made.full(n)));
-        let commands: String = made.names.iter().map(|n| format!("netns add {}\n", made.full(n))).collect();
+        registry()
+            .namespaces
+            .extend(made.names.iter().map(|n| made.full(n)));
+        let commands: String = made
+            .names
+            .iter()
+            .map(|n| format!("netns add {}\n", made.full(n)))
+            .collect();
         ip(None, &commands)?;
         for name in &made.names {
             made.sysctl(
@@ -242,20 +275,29 @@ impl Namespaces {
         let (na, nb) = (self.full(a.0), self.full(b.0));
         ip(
             None,
-            &format!("link add name {} netns {na} type veth peer name {} netns {nb}\n", a.1, b.1),
+            &format!(
+                "link add name {} netns {na} type veth peer name {} netns {nb}\n",
+                a.1, b.1
+            ),
         )?;
         self.ip(a.0, &format!("link set dev {} up\n", a.1))?;
         self.ip(b.0, &format!("link set dev {} up\n", b.1))
     }
 
     /// Runs `f` in a thread that is inside `name`.
-    pub fn inside<T: Send>(&self, name: &str, f: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    pub fn inside<T: Send>(
+        &self,
+        name: &str,
+        f: impl FnOnce() -> T + Send,
+    ) -> Result<T, NetnsError> {
         let path = Path::new(NAMES).join(self.full(name));
         let file = std::fs::File::open(&path).map_err(os(path.display().to_string()))?;
         std::thread::scope(|s| {
             s.spawn(move || {
-                setns(&file, CloneFlags::CLONE_NEWNET)
-                    .map_err(|e| NetnsError::Os { what: "setns".to_owned(), source: e.into() })?;
+                setns(&file, CloneFlags::CLONE_NEWNET).map_err(|e| NetnsError::Os {
+                    what: "setns".to_owned(),
+                    source: e.into(),
+                })?;
                 Ok(f())
             })
             .join()
@@ -271,7 +313,8 @@ impl Namespaces {
                 if !path.exists() && key.starts_with("net/ipv6/") {
                     continue;
                 }
-                std::fs::write(&path, value).map_err(os(format!("{} = {value}", path.display())))?;
+                std::fs::write(&path, value)
+                    .map_err(os(format!("{} = {value}", path.display())))?;
             }
             Ok(())
         })?
@@ -280,7 +323,9 @@ impl Namespaces {
     /// A command that will run in `name`.
     pub fn command(&self, name: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.full(name)]).arg(program);
+        command
+            .args(["netns", "exec", &self.full(name)])
+            .arg(program);
         command
     }
 }

@@ -28,7 +28,19 @@ impl Emulator {
             net,
             namespace,
             &format!("WAN emulator {a}-{b}"),
-            &["lab", "wan", "--a", a, "--b", b, "--config", &config, "--seed", &seed, "--controlled"],
+            &[
+                "lab",
+                "wan",
+                "--a",
+                a,
+                "--b",
+                b,
+                "--config",
+                &config,
+                "--seed",
+                &seed,
+                "--controlled",
+            ],
         )?;
         match process.line(ANSWER)? {
             Some(line) if line.contains("ready") => Ok(Self(process)),
@@ -48,7 +60,10 @@ impl Emulator {
 
     pub fn snapshot(&mut self) -> Result<Snapshot, RunError> {
         self.0.say(&Command::Snapshot)?;
-        let line = self.0.line(ANSWER)?.ok_or_else(|| self.0.failed("gives no figures within 5 s"))?;
+        let line = self
+            .0
+            .line(ANSWER)?
+            .ok_or_else(|| self.0.failed("gives no figures within 5 s"))?;
         serde_json::from_str(&line).map_err(|e| self.0.failed(&format!("gave {line:?}: {e}")))
     }
 }

@@ -17,9 +17,11 @@ pub fn exec(args: &ExecArgs) -> Result<ExitCode, RunError> {
     host_or_error(&topology, &args.host)?;
     let mut background = Vec::new();
     for with in &args.with {
-        let (host, command) = with
-            .split_once('=')
-            .ok_or_else(|| RunError::Usage(format!("--with {with}: expected HOST=COMMAND such as 'b1=iperf3 -s'")))?;
+        let (host, command) = with.split_once('=').ok_or_else(|| {
+            RunError::Usage(format!(
+                "--with {with}: expected HOST=COMMAND such as 'b1=iperf3 -s'"
+            ))
+        })?;
         host_or_error(&topology, host)?;
         background.push((host, command));
     }
@@ -71,11 +73,19 @@ fn host_or_error(topology: &Topology, name: &str) -> Result<(), RunError> {
         return Ok(());
     }
     let known: Vec<&str> = topology.hosts.iter().map(|h| h.name.as_str()).collect();
-    Err(RunError::NoHost { name: name.to_owned(), known: known.join(", ") })
+    Err(RunError::NoHost {
+        name: name.to_owned(),
+        known: known.join(", "),
+    })
 }
 
 fn up(topology: &Topology, routers: RouterKind, seed: u64) -> Result<Network, RunError> {
-    let mut network = Network::up(Build { topology, mef: routers == RouterKind::Mef, seed, keep: false })?;
+    let mut network = Network::up(Build {
+        topology,
+        mef: routers == RouterKind::Mef,
+        seed,
+        keep: false,
+    })?;
     network.wan().origin()?;
     Ok(network)
 }
@@ -84,7 +94,12 @@ fn up(topology: &Topology, routers: RouterKind, seed: u64) -> Result<Network, Ru
 struct Started(Child);
 
 impl Started {
-    fn spawn(mut command: Command, topology: &Topology, network: &Network, host: &str) -> Result<Self, RunError> {
+    fn spawn(
+        mut command: Command,
+        topology: &Topology,
+        network: &Network,
+        host: &str,
+    ) -> Result<Self, RunError> {
         for h in &topology.hosts {
             command.env(h.name.to_uppercase(), h.address().to_string());
         }
@@ -113,14 +128,25 @@ impl Drop for Started {
 }
 
 /// The terminal's interrupts are for the command; the lab goes when the command has ended.
-fn foreground(command: Command, topology: &Topology, network: &Network, host: &str) -> Result<ExitCode, RunError> {
+fn foreground(
+    command: Command,
+    topology: &Topology,
+    network: &Network,
+    host: &str,
+) -> Result<ExitCode, RunError> {
     use std::os::unix::process::ExitStatusExt;
     netns::ignore_interrupt(true);
     let status = Started::spawn(command, topology, network, host).and_then(|mut child| {
-        child.wait().map_err(|e| RunError::Child { name: host.to_owned(), message: e.to_string() })
+        child.wait().map_err(|e| RunError::Child {
+            name: host.to_owned(),
+            message: e.to_string(),
+        })
     });
     netns::ignore_interrupt(false);
     let status = status?;
-    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|s| 128 + s))
+        .unwrap_or(1);
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

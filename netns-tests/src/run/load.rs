@@ -1,6 +1,6 @@
 //! From a topology's loads to what each load agent is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -8,10 +8,14 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::SeedableRng;
 
-use crate::load::{AgentSpec, FlowKind, FlowSpec, ProbeSpec, ServerSpec, Start, PROBE_IDLE, PROBE_LOADED};
+use crate::load::{
+    AgentSpec, FlowKind, FlowSpec, ProbeSpec, ServerSpec, Start, PROBE_IDLE, PROBE_LOADED,
+};
 use crate::topology::{Kind, Load, Topology};
 
 const PROBE_PORT: u16 = 5200;
+/// Flow id of the packets that only warm the paths up: neither of the measured probes.
+const WARM_UP: u64 = 0;
 /// How long a bulk flow may take to empty the path after its end.
 pub const GRACE: Duration = Duration::from_secs(2);
 /// Length of the probe on the idle path.
@@ -27,6 +31,8 @@ pub struct AgentPlan {
 pub struct LoadPlan {
     /// Started first; end when asked.
     pub servers: Vec<AgentPlan>,
+    /// A few packets along every path, so that no measured one waits for ARP.
+    pub warm_up: Vec<AgentPlan>,
     /// Alone on the idle path.
     pub idle: Option<AgentPlan>,
     /// The load; `origin_ns` and `deadline_ns` are filled in when it starts.
@@ -55,10 +61,17 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
     let mut flows: BTreeMap<(usize, Ends), Vec<FlowSpec>> = BTreeMap::new();
     let mut id = 0;
     for (i, load) in topology.loads.iter().enumerate() {
-        let Some(target) = topology.hosts.get(load.to).map(|h| SocketAddrV4::new(h.address(), load.port)) else {
+        let Some(target) = topology
+            .hosts
+            .get(load.to)
+            .map(|h| SocketAddrV4::new(h.address(), load.port))
+        else {
             continue;
         };
-        listen.entry(load.to).or_default().push(ServerSpec::Tcp { listen: target });
+        listen
+            .entry(load.to)
+            .or_default()
+            .push(ServerSpec::Tcp { listen: target });
         let ends = match load.kind {
             Kind::Bulk => Ends::AfterGrace,
             Kind::Transfer | Kind::Request => Ends::WithRun,
@@ -95,42 +108,118 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
     let mut clients: Vec<(AgentPlan, Ends)> = Vec::new();
     for ((host, ends), flows) in flows {
         if let Some(host) = topology.hosts.get(host) {
-            let spec = AgentSpec { name: host.name.clone(), flows, ..AgentSpec::default() };
-            clients.push((AgentPlan { host: host.name.clone(), spec }, ends));
+            let spec = AgentSpec {
+                name: host.name.clone(),
+                flows,
+                ..AgentSpec::default()
+            };
+            clients.push((
+                AgentPlan {
+                    host: host.name.clone(),
+                    spec,
+                },
+                ends,
+            ));
+        }
+    }
+    let address = |i: usize| {
+        topology
+            .hosts
+            .get(i)
+            .map(|h| SocketAddrV4::new(h.address(), PROBE_PORT))
+    };
+    let paths: BTreeSet<(usize, usize)> = topology
+        .loads
+        .iter()
+        .map(|l| (l.from, l.to))
+        .chain(topology.probe)
+        .collect();
+    let mut warm_up = Vec::new();
+    for &(from, to) in &paths {
+        if let (Some(sender), Some(target)) = (topology.hosts.get(from), address(to)) {
+            let server = ServerSpec::Udp { listen: target };
+            let servers = listen.entry(to).or_default();
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+            warm_up.push(probe_agent(
+                &sender.name,
+                "warm-up",
+                WARM_UP,
+                target,
+                warm_up_time(topology),
+            ));
         }
     }
     if let Some((from, to)) = topology.probe {
-        if let (Some(sender), Some(receiver)) = (topology.hosts.get(from), topology.hosts.get(to)) {
-            let target = SocketAddrV4::new(receiver.address(), PROBE_PORT);
-            listen.entry(to).or_default().push(ServerSpec::Udp { listen: target });
-            let agent = |id, duration: Duration| AgentPlan {
-                host: sender.name.clone(),
-                spec: AgentSpec {
-                    name: format!("{}, probe", sender.name),
-                    probes: vec![ProbeSpec {
-                        id,
-                        target,
-                        start_ms: 0,
-                        duration_ms: millis(duration),
-                        interval_us: 10_000,
-                        payload: 64,
-                    }],
-                    ..AgentSpec::default()
-                },
-            };
-            idle = Some(agent(PROBE_IDLE, IDLE_PROBE));
-            clients.push((agent(PROBE_LOADED, run), Ends::Probe));
+        if let (Some(sender), Some(target)) = (topology.hosts.get(from), address(to)) {
+            idle = Some(probe_agent(
+                &sender.name,
+                "idle probe",
+                PROBE_IDLE,
+                target,
+                IDLE_PROBE,
+            ));
+            let loaded = probe_agent(&sender.name, "probe", PROBE_LOADED, target, run);
+            clients.push((loaded, Ends::Probe));
         }
     }
     let servers = listen
         .into_iter()
         .filter_map(|(host, servers)| {
             let host = topology.hosts.get(host)?;
-            let spec = AgentSpec { name: format!("{}, server", host.name), servers, ..AgentSpec::default() };
-            Some(AgentPlan { host: host.name.clone(), spec })
+            let spec = AgentSpec {
+                name: format!("{}, server", host.name),
+                servers,
+                ..AgentSpec::default()
+            };
+            Some(AgentPlan {
+                host: host.name.clone(),
+                spec,
+            })
         })
         .collect();
-    LoadPlan { servers, idle, clients }
+    LoadPlan {
+        servers,
+        warm_up,
+        idle,
+        clients,
+    }
+}
+
+/// Two round trips of the longest path: ARP across it and a packet behind it.
+pub fn warm_up_time(topology: &Topology) -> Duration {
+    let access = topology
+        .hosts
+        .iter()
+        .map(|h| h.access_delay)
+        .max()
+        .unwrap_or_default();
+    2 * (topology.wan.rtt() + 2 * access) + Duration::from_millis(200)
+}
+
+fn probe_agent(
+    host: &str,
+    what: &str,
+    id: u64,
+    target: SocketAddrV4,
+    duration: Duration,
+) -> AgentPlan {
+    AgentPlan {
+        host: host.to_owned(),
+        spec: AgentSpec {
+            name: format!("{host}, {what}"),
+            probes: vec![ProbeSpec {
+                id,
+                target,
+                start_ms: 0,
+                duration_ms: millis(duration),
+                interval_us: 10_000,
+                payload: 64,
+            }],
+            ..AgentSpec::default()
+        },
+    }
 }
 
 /// Every flow's size: each size `count` times, in an order drawn from `seed`.
@@ -163,7 +252,8 @@ mod tests {
 
     #[test]
     fn short_flows_come_in_a_random_order_that_the_seed_decides() {
-        let t = topology("description='x'\n[[load]]\nkind='transfer'\nsizes=['100kB','1MB']\ncount=50");
+        let t =
+            topology("description='x'\n[[load]]\nkind='transfer'\nsizes=['100kB','1MB']\ncount=50");
         let order = |seed| -> Vec<u64> {
             let p = plan(&t, 10, seed, None);
             p.clients[0].0.spec.flows.iter().map(|f| f.size).collect()
@@ -176,7 +266,9 @@ mod tests {
         let p = plan(&t, 10, 1, Some("bbr"));
         let flows = &p.clients[0].0.spec.flows;
         assert_eq!(flows[0].start, Start::AtMs(0));
-        assert!(flows[1..].iter().all(|f| f.start == Start::AfterPreviousMs(50)));
+        assert!(flows[1..]
+            .iter()
+            .all(|f| f.start == Start::AfterPreviousMs(50)));
         assert!(flows.iter().all(|f| f.congestion.as_deref() == Some("bbr")));
         assert_eq!(p.clients[0].1, Ends::WithRun);
     }
@@ -193,14 +285,23 @@ mod tests {
         assert_eq!(ids, [1, 2, 3, 4, 5]);
         for f in flows {
             let expected = ServerSpec::Tcp { listen: f.target };
-            assert!(p.servers.iter().any(|s| s.spec.servers.contains(&expected)), "{f:?}");
+            assert!(
+                p.servers.iter().any(|s| s.spec.servers.contains(&expected)),
+                "{f:?}"
+            );
             if f.kind == FlowKind::Bulk {
                 assert_eq!((f.duration_ms, f.start), (9_000, Start::AtMs(1_000)));
             }
         }
         assert!(p.idle.is_some());
+        // Every path that a flow takes is warmed up, and so is the probe's.
+        let warm: Vec<&str> = p.warm_up.iter().map(|w| w.host.as_str()).collect();
+        assert_eq!(warm, ["a1", "b1"]);
         // The probe goes with the bulk, from a to b.
         assert!(p.servers.iter().any(|s| s.host == "b1"
-            && s.spec.servers.iter().any(|x| matches!(x, ServerSpec::Udp { .. }))));
+            && s.spec
+                .servers
+                .iter()
+                .any(|x| matches!(x, ServerSpec::Udp { .. }))));
     }
 }

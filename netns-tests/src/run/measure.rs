@@ -1,8 +1,8 @@
 //! One run: a topology up, its idle path probed, its load carried, its figures.
 //!
 //! ```text
-//!  up | idle probe |<---------- load, `seconds` long ---------->| grace | collect
-//!                  origin            window (tail)          snapshot
+//!  up | warm-up | idle probe |<---------- load, `seconds` long ---------->| grace | collect
+//!                            origin            window (tail)          snapshot
 //! ```
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mef_io::os::monotonic_now;
 use nix::sys::signal::Signal;
 
-use super::load::{plan, AgentPlan, Ends, GRACE, IDLE_PROBE};
+use super::load::{plan, warm_up_time, AgentPlan, Ends, GRACE, IDLE_PROBE};
 use super::network::{Build, Network};
 use super::process::Process;
 use super::progress::Progress;
@@ -57,8 +57,12 @@ impl Case<'_> {
 
 /// How long a run takes at most, about.
 pub fn expected_seconds(topology: &Topology, seconds: u32) -> f64 {
-    let idle = if topology.probe.is_some() { IDLE_PROBE.as_secs_f64() } else { 0.0 };
-    f64::from(seconds) + idle + 1.5
+    let idle = if topology.probe.is_some() {
+        IDLE_PROBE.as_secs_f64()
+    } else {
+        0.0
+    };
+    f64::from(seconds) + idle + warm_up_time(topology).as_secs_f64() + 1.5
 }
 
 fn has_bulk(topology: &Topology) -> bool {
@@ -76,7 +80,11 @@ impl Agent {
     fn start(net: &Namespaces, plan: &AgentPlan, ends: Ends) -> Result<Self, RunError> {
         let name = format!("load agent {}", plan.spec.name);
         let process = Process::start_self(net, &plan.host, &name, &["lab", "agent"])?;
-        Ok(Self { process, ends, outcome: None })
+        Ok(Self {
+            process,
+            ends,
+            outcome: None,
+        })
     }
 
     /// Gives it its task; it is bound to its addresses when this returns.
@@ -85,12 +93,16 @@ impl Agent {
         match self.event(ANSWER)? {
             Some(Event::Listening { .. }) => Ok(()),
             Some(Event::Failed { message }) => Err(self.process.failed(&message)),
-            other => Err(self.process.failed(&format!("expected to hear that it listens, heard {other:?}"))),
+            other => Err(self.process.failed(&format!(
+                "expected to hear that it listens, heard {other:?}"
+            ))),
         }
     }
 
     fn event(&mut self, timeout: Duration) -> Result<Option<Event>, RunError> {
-        let Some(line) = self.process.line(timeout)? else { return Ok(None) };
+        let Some(line) = self.process.line(timeout)? else {
+            return Ok(None);
+        };
         serde_json::from_str(&line)
             .map(Some)
             .map_err(|e| self.process.failed(&format!("said {line:?}: {e}")))
@@ -112,7 +124,10 @@ impl Agent {
 
     fn deliver(&mut self, timeout: Duration) -> Result<AgentOutcome, RunError> {
         self.poll(timeout)?;
-        let outcome = self.outcome.take().ok_or_else(|| self.process.failed("delivers no outcome"))?;
+        let outcome = self
+            .outcome
+            .take()
+            .ok_or_else(|| self.process.failed("delivers no outcome"))?;
         self.process.stop(Duration::from_secs(1));
         Ok(outcome)
     }
@@ -134,7 +149,12 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
         Transport::Mef => topology.congestion.as_deref().unwrap_or(HOST_DEFAULT),
         direct => direct.name(),
     };
-    let mut network = Network::up(Build { topology, mef, seed: case.seed, keep: case.keep })?;
+    let mut network = Network::up(Build {
+        topology,
+        mef,
+        seed: case.seed,
+        keep: case.keep,
+    })?;
     if case.keep {
         progress.note(&format!("      files: {}", network.scratch().display()));
     }
@@ -146,6 +166,16 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
         let mut agent = Agent::start(network.namespaces(), s, Ends::Probe)?;
         agent.order(s)?;
         servers.push(agent);
+    }
+    let mut warm_up = Vec::new();
+    for w in &plan.warm_up {
+        let mut agent = Agent::start(network.namespaces(), w, Ends::Probe)?;
+        agent.order(w)?;
+        warm_up.push(agent);
+    }
+    for mut agent in warm_up {
+        // Not of interest: what is lost here is lost to ARP.
+        agent.deliver(warm_up_time(topology) + ANSWER)?;
     }
     if let Some(idle) = &plan.idle {
         let mut agent = Agent::start(network.namespaces(), idle, Ends::Probe)?;
@@ -167,14 +197,29 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
             Ends::AfterGrace | Ends::Probe => seconds + GRACE + Duration::from_secs(1),
         };
         p.spec.origin_ns = Some(origin_ns);
-        p.spec.deadline_ns = Some(origin_ns + u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX / 2));
+        p.spec.deadline_ns =
+            Some(origin_ns + u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX / 2));
         agent.order(p)?;
     }
-    let before: Vec<Status> = network.routers().iter_mut().map(|r| r.status()).collect::<Result<_, _>>()?;
+    let before: Vec<Status> = network
+        .routers()
+        .iter_mut()
+        .map(|r| r.status())
+        .collect::<Result<_, _>>()?;
 
     let bulk = has_bulk(topology);
-    let last_start = topology.loads.iter().filter(|l| l.kind == Kind::Bulk).map(|l| l.start).max();
-    let tail = bulk.then(|| tail_window(seconds.as_secs_f64(), last_start.unwrap_or_default().as_secs_f64()));
+    let last_start = topology
+        .loads
+        .iter()
+        .filter(|l| l.kind == Kind::Bulk)
+        .map(|l| l.start)
+        .max();
+    let tail = bulk.then(|| {
+        tail_window(
+            seconds.as_secs_f64(),
+            last_start.unwrap_or_default().as_secs_f64(),
+        )
+    });
     let window = tail.map_or(Duration::ZERO, |(from, _)| Duration::from_secs_f64(from));
     std::thread::sleep(origin.saturating_duration_since(Instant::now()));
     network.wan().origin()?;
@@ -203,7 +248,11 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
     };
     let snapshot = network.wan().snapshot()?;
     let access = network.access_snapshots()?;
-    let after: Vec<Status> = network.routers().iter_mut().map(|r| r.status()).collect::<Result<_, _>>()?;
+    let after: Vec<Status> = network
+        .routers()
+        .iter_mut()
+        .map(|r| r.status())
+        .collect::<Result<_, _>>()?;
 
     for mut agent in clients {
         // The probe has no end of its own when the load is over early.
@@ -232,7 +281,10 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
         open: mef.then(|| topology.router.open.name()),
         variant: case.variant,
         loss: line.loss.mean(),
-        rate_bps: line.line.mean_rate().map_or(0.0, |r| r.bits_per_second() as f64),
+        rate_bps: line
+            .line
+            .mean_rate()
+            .map_or(0.0, |r| r.bits_per_second() as f64),
         seed: case.seed,
         origin_ns,
         seconds: end.as_secs_f64(),
@@ -262,7 +314,10 @@ fn wan_figures(snapshot: &Snapshot, access: &[Snapshot], payload_from: Side) -> 
         Side::A => &snapshot.a_to_b,
         Side::B => &snapshot.b_to_a,
     };
-    let lateness = access.iter().map(|s| s.lateness_p99_us).fold(snapshot.lateness_p99_us, u64::max);
+    let lateness = access
+        .iter()
+        .map(|s| s.lateness_p99_us)
+        .fold(snapshot.lateness_p99_us, u64::max);
     results::Wan {
         rate_bps: d.rate_bps,
         rtt_us: snapshot.rtt_us,
@@ -284,13 +339,20 @@ fn doubts(s: &Snapshot, name: &str) -> Vec<String> {
     let missed = s.a_to_b.missed + s.b_to_a.missed;
     let refused = s.a_to_b.refused + s.b_to_a.refused;
     if missed > 0 {
-        list.push(format!("{name}: the kernel lost {missed} frames before it saw them"));
+        list.push(format!(
+            "{name}: the kernel lost {missed} frames before it saw them"
+        ));
     }
     if refused > 0 {
-        list.push(format!("{name}: the kernel refused {refused} frames that it sent"));
+        list.push(format!(
+            "{name}: the kernel refused {refused} frames that it sent"
+        ));
     }
     if s.unsegmented > 0 {
-        list.push(format!("{name}: {} super-segments came in one piece", s.unsegmented));
+        list.push(format!(
+            "{name}: {} super-segments came in one piece",
+            s.unsegmented
+        ));
     }
     list
 }

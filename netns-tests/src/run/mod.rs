@@ -37,9 +37,15 @@ pub enum RunError {
     #[error("{name}: {message}")]
     Child { name: String, message: String },
     #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("interface {interface}: switching segmentation off: {source}")]
-    Offload { interface: String, source: std::io::Error },
+    Offload {
+        interface: String,
+        source: std::io::Error,
+    },
     #[error("host {name:?} is not in this topology; its hosts are {known}")]
     NoHost { name: String, known: String },
     #[error("{0}")]
@@ -49,7 +55,10 @@ pub enum RunError {
 impl RunError {
     /// True if what the user gave is at fault, not what happened.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::Topology(_) | Self::NoHost { .. } | Self::Usage(_))
+        matches!(
+            self,
+            Self::Topology(_) | Self::NoHost { .. } | Self::Usage(_)
+        )
     }
 }
 
@@ -69,13 +78,22 @@ struct Planned<'a> {
 
 /// Every repeat of every variant, transports side by side in time. Transports
 /// without MEF routers skip variants that differ in nothing but the routers.
-fn planned<'a>(variants: &'a [Variant], transports: &[Transport], repeats: u32) -> Vec<Planned<'a>> {
+fn planned<'a>(
+    variants: &'a [Variant],
+    transports: &[Transport],
+    repeats: u32,
+) -> Vec<Planned<'a>> {
     let mut list = Vec::new();
     for repeat in 0..repeats {
         for (index, variant) in variants.iter().enumerate() {
             for &transport in transports {
                 if transport == Transport::Mef || variant.same_without_routers.is_none() {
-                    list.push(Planned { variant, index, transport, repeat });
+                    list.push(Planned {
+                        variant,
+                        index,
+                        transport,
+                        repeat,
+                    });
                 }
             }
         }
@@ -112,7 +130,9 @@ pub fn run(args: &RunArgs, variants: &[Variant], command: &str) -> Result<Outcom
     };
     let plan = planned(variants, &transports, args.repeat);
     let seconds = |t: &Topology| args.seconds.unwrap_or(t.seconds);
-    let total = plan.iter().map(|p| measure::expected_seconds(&p.variant.topology, seconds(&p.variant.topology)));
+    let total = plan
+        .iter()
+        .map(|p| measure::expected_seconds(&p.variant.topology, seconds(&p.variant.topology)));
     let mut progress = Progress::new(plan.len(), total.sum());
     for p in &plan {
         let topology = &p.variant.topology;
@@ -160,9 +180,11 @@ fn measure_until_punctual(
         if late <= LATENESS_LIMIT_US {
             return Ok(run);
         }
-        let reason = format!("the WAN emulator was {late} us late (p99), more than {LATENESS_LIMIT_US}");
+        let reason =
+            format!("the WAN emulator was {late} us late (p99), more than {LATENESS_LIMIT_US}");
         if tries == RETRIES {
-            run.errors.push(format!("{reason}, in every one of {} tries", RETRIES + 1));
+            run.errors
+                .push(format!("{reason}, in every one of {} tries", RETRIES + 1));
             return Ok(run);
         }
         tries += 1;
@@ -182,8 +204,10 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies/short-flows.toml");
         let variants = read(&path, &[]).unwrap();
         let plan = planned(&variants, &[Transport::Cubic, Transport::Mef], 2);
-        let short: Vec<(u32, usize, &str)> =
-            plan.iter().map(|p| (p.repeat, p.index, p.transport.name())).collect();
+        let short: Vec<(u32, usize, &str)> = plan
+            .iter()
+            .map(|p| (p.repeat, p.index, p.transport.name()))
+            .collect();
         assert_eq!(short[..3], [(0, 0, "cubic"), (0, 0, "mef"), (0, 1, "mef")]);
         // 2 repeats x (3 losses for cubic + 6 variants for mef)
         assert_eq!(short.len(), 18);

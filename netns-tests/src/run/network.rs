@@ -72,7 +72,13 @@ impl Network {
             if let Some(path) = host.access() {
                 let config = write_wan(&scratch.0, &host.name, &path)?;
                 let ends = (access_interface(host, 'h'), access_interface(host, 'r'));
-                access.push(Emulator::start(&net, "wan", (&ends.0, &ends.1), &config, build.seed)?);
+                access.push(Emulator::start(
+                    &net,
+                    "wan",
+                    (&ends.0, &ends.1),
+                    &config,
+                    build.seed,
+                )?);
             }
         }
         let routers = if build.mef {
@@ -84,7 +90,14 @@ impl Network {
             Vec::new()
         };
         let path = scratch.keep_going();
-        Ok(Self { routers, wan, access, net, scratch: path, keep: build.keep })
+        Ok(Self {
+            routers,
+            wan,
+            access,
+            net,
+            scratch: path,
+            keep: build.keep,
+        })
     }
 
     pub fn namespaces(&self) -> &Namespaces {
@@ -151,9 +164,11 @@ impl Drop for Scratch {
 fn segmented(net: &Namespaces, namespace: &str, interface: &str) -> Result<(), RunError> {
     net.inside(namespace, || {
         for offload in [Offload::Tso, Offload::Gso, Offload::TxChecksum] {
-            set_interface_offload(interface, offload, false).map_err(|source| RunError::Offload {
-                interface: format!("{interface} in {namespace}"),
-                source,
+            set_interface_offload(interface, offload, false).map_err(|source| {
+                RunError::Offload {
+                    interface: format!("{interface} in {namespace}"),
+                    source,
+                }
             })?;
         }
         Ok(())
@@ -205,9 +220,17 @@ fn set_up_linux_router(net: &Namespaces, topology: &Topology, side: Side) -> Res
     net.sysctl(namespace, &[("net/ipv4/ip_forward", "1")])?;
     // As its administrator would: a WAN that carries less than 1500 bytes is known.
     let mtu = topology.wan_from(side).mtu.min(1500);
-    let mut commands = format!("link set dev wan mtu {mtu}\naddr add {}/30 dev wan\n", side.wan_address());
+    let mut commands = format!(
+        "link set dev wan mtu {mtu}\naddr add {}/30 dev wan\n",
+        side.wan_address()
+    );
     for host in topology.hosts_of(side) {
-        commands += &format!("addr add {}/{} dev {}\n", host.gateway(), host.network().prefix_len(), lan(host));
+        commands += &format!(
+            "addr add {}/{} dev {}\n",
+            host.gateway(),
+            host.network().prefix_len(),
+            lan(host)
+        );
     }
     let other = side.other();
     commands += &format!("route add {} via {}\n", other.prefix(), other.wan_address());
@@ -221,6 +244,9 @@ fn write_wan(folder: &Path, name: &str, wan: &crate::wan::WanConfig) -> Result<P
         path: path.clone(),
         source: e.into(),
     })?;
-    std::fs::write(&path, text).map_err(|source| RunError::File { path: path.clone(), source })?;
+    std::fs::write(&path, text).map_err(|source| RunError::File {
+        path: path.clone(),
+        source,
+    })?;
     Ok(path)
 }

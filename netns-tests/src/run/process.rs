@@ -30,8 +30,16 @@ impl Process {
     /// Starts this very program with `args` in a namespace.
     ///
     /// The child gets SIGKILL when the calling thread ends: call it from one that stays.
-    pub fn start_self(net: &Namespaces, namespace: &str, name: &str, args: &[&str]) -> Result<Self, RunError> {
-        let fail = |source| RunError::Child { name: name.to_owned(), message: format!("cannot be started: {source}") };
+    pub fn start_self(
+        net: &Namespaces,
+        namespace: &str,
+        name: &str,
+        args: &[&str],
+    ) -> Result<Self, RunError> {
+        let fail = |source| RunError::Child {
+            name: name.to_owned(),
+            message: format!("cannot be started: {source}"),
+        };
         let program = std::env::current_exe().map_err(fail)?;
         let mut command = net.command(namespace, program);
         command
@@ -66,14 +74,23 @@ impl Process {
             });
         }
         let stdin = child.stdin.take();
-        Ok(Self { name: name.to_owned(), child, stdin, lines, stderr })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            stdin,
+            lines,
+            stderr,
+        })
     }
 
     /// Writes one value as a line.
     pub fn say(&mut self, value: &impl serde::Serialize) -> Result<(), RunError> {
         let mut line = serde_json::to_vec(value).map_err(|e| self.failed(&e.to_string()))?;
         line.push(b'\n');
-        let written = self.stdin.as_mut().map(|s| s.write_all(&line).and_then(|()| s.flush()));
+        let written = self
+            .stdin
+            .as_mut()
+            .map(|s| s.write_all(&line).and_then(|()| s.flush()));
         match written {
             Some(Ok(())) => Ok(()),
             Some(Err(e)) => Err(self.failed(&format!("does not take its orders: {e}"))),
@@ -97,8 +114,15 @@ impl Process {
     /// An error about this child with the end of what it wrote to stderr.
     pub fn failed(&self, what: &str) -> RunError {
         let said = self.stderr();
-        let message = if said.is_empty() { what.to_owned() } else { format!("{what}; it said:\n{said}") };
-        RunError::Child { name: self.name.clone(), message }
+        let message = if said.is_empty() {
+            what.to_owned()
+        } else {
+            format!("{what}; it said:\n{said}")
+        };
+        RunError::Child {
+            name: self.name.clone(),
+            message,
+        }
     }
 
     /// The last lines it wrote to stderr.

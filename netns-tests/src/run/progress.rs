@@ -30,13 +30,23 @@ impl Progress {
         if bar.is_none() {
             eprintln!("{runs} runs, about {} s", expected_seconds.round());
         }
-        Self { bar, runs, started: 0, before: 0.0, current: Duration::ZERO, run_start: Instant::now() }
+        Self {
+            bar,
+            runs,
+            started: 0,
+            before: 0.0,
+            current: Duration::ZERO,
+            run_start: Instant::now(),
+        }
     }
 
     pub fn start_run(&mut self, case: &Case<'_>) {
         self.started += 1;
         self.before += self.current.as_secs_f64();
-        self.current = Duration::from_secs_f64(super::measure::expected_seconds(case.topology, case.seconds));
+        self.current = Duration::from_secs_f64(super::measure::expected_seconds(
+            case.topology,
+            case.seconds,
+        ));
         self.run_start = Instant::now();
         let what = case.describe();
         match &self.bar {
@@ -59,7 +69,10 @@ impl Progress {
     pub fn finish_run(&self, run: &Run) {
         let mut text = format!("      {:.1} Mbit/s", run.goodput_bps / 1e6);
         if run.ceiling_bps > 0.0 && run.tail_seconds > 0.0 {
-            text += &format!(", {:.1}% of the ceiling", run.goodput_bps / run.ceiling_bps * 100.0);
+            text += &format!(
+                ", {:.1}% of the ceiling",
+                run.goodput_bps / run.ceiling_bps * 100.0
+            );
         }
         text += &format!(", queue p99 {:.1} ms", run.wan.queue_p99_us as f64 / 1e3);
         for error in &run.errors {

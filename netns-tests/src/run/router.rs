@@ -68,7 +68,11 @@ impl Status {
 
 impl MefRouter {
     /// Starts both routers; their links are up when this returns.
-    pub fn start_pair(net: &Namespaces, topology: &Topology, folder: &Path) -> Result<Vec<Self>, RunError> {
+    pub fn start_pair(
+        net: &Namespaces,
+        topology: &Topology,
+        folder: &Path,
+    ) -> Result<Vec<Self>, RunError> {
         let key_a = make_key(&folder.join("a.key"))?;
         let key_b = make_key(&folder.join("b.key"))?;
         let mut routers = Vec::new();
@@ -77,11 +81,23 @@ impl MefRouter {
             let control = folder.join(format!("{letter}.sock"));
             let text = configuration(topology, side, peer, &control);
             let file = folder.join(format!("{letter}.toml"));
-            std::fs::write(&file, text).map_err(|source| RunError::File { path: file.clone(), source })?;
+            std::fs::write(&file, text).map_err(|source| RunError::File {
+                path: file.clone(),
+                source,
+            })?;
             let name = format!("router {letter}");
             let file = file.display().to_string();
-            let process = Process::start_self(net, &format!("r{letter}"), &name, &["router", "run", "-c", &file])?;
-            routers.push(Self { name, process, control });
+            let process = Process::start_self(
+                net,
+                &format!("r{letter}"),
+                &name,
+                &["router", "run", "-c", &file],
+            )?;
+            routers.push(Self {
+                name,
+                process,
+                control,
+            });
         }
         let until = Instant::now() + READY;
         for router in &mut routers {
@@ -106,7 +122,9 @@ impl MefRouter {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(self.process.failed(&format!("is not up within {} s ({last})", READY.as_secs())))
+        Err(self
+            .process
+            .failed(&format!("is not up within {} s ({last})", READY.as_secs())))
     }
 
     /// What the router says of itself.
@@ -115,7 +133,8 @@ impl MefRouter {
             return Err(self.process.failed("ended during the run"));
         }
         self.read_status().map_err(|e| {
-            self.process.failed(&format!("{}: {e}", self.control.display()))
+            self.process
+                .failed(&format!("{}: {e}", self.control.display()))
         })
     }
 
@@ -139,7 +158,10 @@ impl MefRouter {
 }
 
 fn make_key(path: &Path) -> Result<PublicKey, RunError> {
-    let fail = |message: String| RunError::Child { name: "key".to_owned(), message };
+    let fail = |message: String| RunError::Child {
+        name: "key".to_owned(),
+        message,
+    };
     let mut entropy = [0u8; 32];
     getrandom::fill(&mut entropy).map_err(|e| fail(e.to_string()))?;
     let key = PrivateKey::generate(entropy);
@@ -156,7 +178,14 @@ fn rate(r: BitRate) -> String {
     }
 }
 
-fn configuration(topology: &Topology, side: Side, peer: &PublicKey, control: &Path) -> String {
+/// The configuration file of one router. Prefixes, ports and interfaces are those
+/// of [`super::network`].
+pub(crate) fn configuration(
+    topology: &Topology,
+    side: Side,
+    peer: &PublicKey,
+    control: &Path,
+) -> String {
     let letter = side.letter();
     let other = side.other();
     let settings = &topology.router;
@@ -196,7 +225,11 @@ fn configuration(topology: &Topology, side: Side, peer: &PublicKey, control: &Pa
         other.wan_address(),
         other.prefix(),
     );
-    for load in topology.loads.iter().filter(|l| l.weight != 1.0 || l.open.is_some()) {
+    for load in topology
+        .loads
+        .iter()
+        .filter(|l| l.weight != 1.0 || l.open.is_some())
+    {
         let _ = write!(text, "{}", policy(topology, load));
     }
     text
@@ -215,4 +248,79 @@ fn policy(topology: &Topology, load: &Load) -> String {
         let _ = writeln!(text, "open = \"{}\"", open.name());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::read;
+    use mef_dataplane::config::{self, Host};
+
+    struct Lab;
+
+    impl Host for Lab {
+        fn interface_exists(&self, _: &str) -> bool {
+            true
+        }
+        fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
+            Ok(PrivateKey::generate([1; 32]))
+        }
+    }
+
+    fn parse(topology: &Topology, side: Side) -> config::Config {
+        let peer = PrivateKey::generate([2; 32]).public();
+        let text = configuration(topology, side, &peer, Path::new("/tmp/x/a.sock"));
+        config::parse(&text, Path::new("/tmp/x/a.toml"), &Lab)
+            .unwrap_or_else(|e| panic!("{e}\n{text}"))
+    }
+
+    #[test]
+    fn the_router_accepts_what_is_written_for_every_topology() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "toml") {
+                for variant in read(&path, &[]).unwrap() {
+                    for side in [Side::A, Side::B] {
+                        let config = parse(&variant.topology, side);
+                        assert_eq!(config.peers.len(), 1);
+                        assert_eq!(
+                            config.ports.len(),
+                            variant.topology.hosts_of(side).count() + 1
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_and_open_modes_of_loads_become_policies() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        let text = "description='x'\n[wan]\nrate='12345678bit/s'\n[router]\nmemory='100MB'\nengine='aes-gcm'\nopen='early'\n
+            [[load]]\nkind='bulk'\n[[load]]\nkind='bulk'\nweight=4\nopen='confirm'";
+        std::fs::write(&path, text).unwrap();
+        let topology = read(&path, &[]).unwrap().remove(0).topology;
+        let config = parse(&topology, Side::A);
+        assert_eq!(config.memory, mef_packet::Bytes(100_000_000));
+        assert_eq!(config.policies.len(), 1);
+        assert_eq!(config.policies[0].weight, Some(4.0));
+    }
+
+    #[test]
+    fn counters_count_from_the_start_of_the_load() {
+        let status = |n, cpu_s| Status {
+            drops: [
+                ("route.none".to_owned(), n),
+                ("ingress.short".to_owned(), 3),
+            ]
+            .into(),
+            cpu_s,
+            ..Status::default()
+        };
+        let router = status(10, 5.0).since(&status(4, 1.5));
+        assert_eq!(router.drops, [("route.none".to_owned(), 6)].into());
+        assert_eq!(router.cpu_s, 3.5);
+    }
 }

@@ -21,7 +21,11 @@ pub(super) struct Bad {
 }
 
 fn bad(key: impl Into<String>, found: impl ToString, expected: impl Into<String>) -> Bad {
-    Bad { key: key.into(), found: found.to_string(), expected: expected.into() }
+    Bad {
+        key: key.into(),
+        found: found.to_string(),
+        expected: expected.into(),
+    }
 }
 
 const FIRST_PORT: u16 = 5201;
@@ -39,7 +43,11 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
     for (side, site) in [(Side::A, &file.site.a), (Side::B, &file.site.b)] {
         let count = site.host.len().max(1);
         if count > 100 {
-            return Err(bad(format!("site.{}.host", side.letter()), count, "at most 100 hosts"));
+            return Err(bad(
+                format!("site.{}.host", side.letter()),
+                count,
+                "at most 100 hosts",
+            ));
         }
         for i in 0..count {
             let rtt = site.host.get(i).and_then(|h| h.access_rtt);
@@ -54,7 +62,11 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
     let find = |key: String, name: &str| {
         hosts.iter().position(|h| h.name == name).ok_or_else(|| {
             let known: Vec<&str> = hosts.iter().map(|h| h.name.as_str()).collect();
-            bad(key, name, format!("a host of this topology: {}", known.join(", ")))
+            bad(
+                key,
+                name,
+                format!("a host of this topology: {}", known.join(", ")),
+            )
         })
     };
     let mut loads = Vec::new();
@@ -73,15 +85,27 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         sizes.extend(l.size.map(|s| s.0));
         match l.kind {
             Kind::Bulk if !sizes.is_empty() => {
-                return Err(bad(key("size"), "a size", "none: bulk runs until the end of the run"));
+                return Err(bad(
+                    key("size"),
+                    "a size",
+                    "none: bulk runs until the end of the run",
+                ));
             }
             Kind::Transfer | Kind::Request if sizes.is_empty() => {
-                return Err(bad(key("size"), "nothing", "`size = \"100kB\"` or `sizes = [...]`"));
+                return Err(bad(
+                    key("size"),
+                    "nothing",
+                    "`size = \"100kB\"` or `sizes = [...]`",
+                ));
             }
             _ => {}
         }
         if !(1..=10_000).contains(&l.count) || (l.kind == Kind::Bulk && l.count > 100) {
-            return Err(bad(key("count"), l.count, "1 to 10000 flows, of bulk at most 100"));
+            return Err(bad(
+                key("count"),
+                l.count,
+                "1 to 10000 flows, of bulk at most 100",
+            ));
         }
         let weight = l.weight.unwrap_or(1.0);
         if !(0.01..=1000.0).contains(&weight) {
@@ -89,7 +113,11 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         }
         let start = l.start.map_or(Duration::ZERO, |t| t.0);
         if start >= Duration::from_secs(u64::from(file.seconds)) {
-            return Err(bad(key("start"), format!("{start:?}"), "less than `seconds`"));
+            return Err(bad(
+                key("start"),
+                format!("{start:?}"),
+                "less than `seconds`",
+            ));
         }
         loads.push(Load {
             kind: l.kind,
@@ -145,7 +173,11 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
 
 pub(super) fn wan(w: &super::file::Wan, folder: &Path) -> Result<WanConfig, Bad> {
     if w.rtt.is_some() && w.delay.is_some() {
-        return Err(bad("wan.rtt", "rtt and delay", "one of them: rtt is twice the delay"));
+        return Err(bad(
+            "wan.rtt",
+            "rtt and delay",
+            "one of them: rtt is twice the delay",
+        ));
     }
     let half = w.rtt.map_or(DEFAULT_RTT, |t| t.0) / 2;
     let one = |name: &str, own: &Direction| direction(name, &w.merged(own), half, folder);
@@ -169,8 +201,16 @@ pub(super) fn wan(w: &super::file::Wan, folder: &Path) -> Result<WanConfig, Bad>
     for d in [&mut config.a_to_b, &mut config.b_to_a] {
         d.changes.sort_by_key(|s| s.at);
         let traced = matches!(d.line, Line::Trace(_));
-        if traced && d.changes.iter().any(|s| matches!(s.change, Change::Rate(_))) {
-            return Err(bad("wan.at.rate", "a rate", "none where the line follows a trace"));
+        if traced
+            && d.changes
+                .iter()
+                .any(|s| matches!(s.change, Change::Rate(_)))
+        {
+            return Err(bad(
+                "wan.at.rate",
+                "a rate",
+                "none where the line follows a trace",
+            ));
         }
     }
     Ok(config)
@@ -192,7 +232,12 @@ fn mtu(key: String, mtu: u16) -> Result<u16, Bad> {
     }
 }
 
-fn direction(name: &str, d: &Direction, half: Duration, folder: &Path) -> Result<DirectionConfig, Bad> {
+fn direction(
+    name: &str,
+    d: &Direction,
+    half: Duration,
+    folder: &Path,
+) -> Result<DirectionConfig, Bad> {
     let key = |k: &str| format!("{name}.{k}");
     let line = match (&d.rate, &d.trace) {
         (Some(_), Some(_)) => {
@@ -200,10 +245,19 @@ fn direction(name: &str, d: &Direction, half: Duration, folder: &Path) -> Result
         }
         (_, Some(path)) => {
             let path = folder.join(path);
-            let text = std::fs::read_to_string(&path)
-                .map_err(|e| bad(key("trace"), format!("{}: {e}", path.display()), "a readable file"))?;
+            let text = std::fs::read_to_string(&path).map_err(|e| {
+                bad(
+                    key("trace"),
+                    format!("{}: {e}", path.display()),
+                    "a readable file",
+                )
+            })?;
             let trace = Trace::parse(&text).map_err(|e| {
-                bad(key("trace"), format!("{}: {e}", path.display()), "a Mahimahi trace")
+                bad(
+                    key("trace"),
+                    format!("{}: {e}", path.display()),
+                    "a Mahimahi trace",
+                )
             })?;
             Line::Trace(Arc::new(trace))
         }
@@ -212,7 +266,11 @@ fn direction(name: &str, d: &Direction, half: Duration, folder: &Path) -> Result
     let p = share(key("loss"), d.loss.unwrap_or(0.0))?;
     let loss = match (d.gilbert_elliott, d.burst) {
         (Some(_), Some(_)) => {
-            return Err(bad(key("burst"), "burst and gilbert_elliott", "one of them"));
+            return Err(bad(
+                key("burst"),
+                "burst and gilbert_elliott",
+                "one of them",
+            ));
         }
         (Some(g), None) => Loss::GilbertElliott {
             good_to_bad: share(key("gilbert_elliott.good_to_bad"), g.good_to_bad)?,
@@ -222,7 +280,11 @@ fn direction(name: &str, d: &Direction, half: Duration, folder: &Path) -> Result
         },
         (None, Some(length)) => {
             if !(1.0..=10_000.0).contains(&length) || p > 0.5 {
-                return Err(bad(key("burst"), length, "1 to 10000 frames, with a loss of at most 0.5"));
+                return Err(bad(
+                    key("burst"),
+                    length,
+                    "1 to 10000 frames, with a loss of at most 0.5",
+                ));
             }
             Loss::bursts(p, length)
         }
@@ -249,7 +311,11 @@ fn queue(name: &str, d: &Direction, config: &DirectionConfig, rtt: Duration) -> 
         QueueSize::Bdp(n) => Bytes((rate.bytes_in(rtt).0 as f64 * n) as u64),
     };
     if bytes.0 > 4 << 30 {
-        return Err(bad(format!("{name}.queue"), format!("{} bytes", bytes.0), "at most 4 GiB"));
+        return Err(bad(
+            format!("{name}.queue"),
+            format!("{} bytes", bytes.0),
+            "at most 4 GiB",
+        ));
     }
     Ok(Bytes(bytes.0.max(SMALLEST_QUEUE)))
 }
@@ -270,8 +336,15 @@ fn changes(i: usize, at: &At) -> Result<Vec<Scheduled>, Bad> {
     }
     list.extend(at.blackhole.map(Change::Blackhole));
     if list.is_empty() {
-        return Err(bad(format!("wan.at.{i}"), "nothing to change", "rate, delay, loss, mtu or blackhole"));
+        return Err(bad(
+            format!("wan.at.{i}"),
+            "nothing to change",
+            "rate, delay, loss, mtu or blackhole",
+        ));
     }
     let at = Duration::from_secs_f64(at.seconds);
-    Ok(list.into_iter().map(|change| Scheduled { at, change }).collect())
+    Ok(list
+        .into_iter()
+        .map(|change| Scheduled { at, change })
+        .collect())
 }

@@ -119,7 +119,9 @@ impl Wan {
         let own_loss = own.gilbert_elliott.is_some();
         Direction {
             rate: own.rate.or(if own_line { None } else { self.rate }),
-            trace: own.trace.or_else(|| if own_line { None } else { self.trace.clone() }),
+            trace: own
+                .trace
+                .or_else(|| if own_line { None } else { self.trace.clone() }),
             delay: own.delay.or(self.delay),
             queue: own.queue.or(self.queue),
             loss: own.loss.or(if own_loss { None } else { self.loss }),

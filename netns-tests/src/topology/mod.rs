@@ -153,7 +153,10 @@ impl Host {
                 delay: self.access_delay,
                 ..DirectionConfig::default()
             };
-            WanConfig { a_to_b: one_way.clone(), b_to_a: one_way }
+            WanConfig {
+                a_to_b: one_way.clone(),
+                b_to_a: one_way,
+            }
         })
     }
 }

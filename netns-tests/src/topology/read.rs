@@ -13,12 +13,20 @@ use crate::wan::WanConfig;
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// The message names line, column, key and what was expected.
     #[error("{}: {message}", path.display())]
     Syntax { path: PathBuf, message: String },
     #[error("{}: {key}: found {found}, expected {expected}", path.display())]
-    Value { path: PathBuf, key: String, found: String, expected: String },
+    Value {
+        path: PathBuf,
+        key: String,
+        found: String,
+        expected: String,
+    },
     #[error("{origin}: {message}")]
     Override { origin: String, message: String },
 }
@@ -65,19 +73,29 @@ pub fn read(path: &Path, sets: &[String]) -> Result<Vec<Variant>, TopologyError>
     let mut without_routers: Vec<Table> = Vec::new();
     for case in product(&lists, &cases) {
         let mut table = base.clone();
-        let mut origin = format!("{} (overridden)", path.display());
+        let mut origin = path.display().to_string();
+        for set in sets {
+            origin += &format!(" --set {set}");
+        }
         for (key, value) in &case.values {
             origin = format!("{}: variants: {key} = {value}", path.display());
             put(&mut table, &long_key(key), value.clone(), &origin)?;
         }
-        let file: File = Value::Table(table.clone()).try_into().map_err(|e: toml::de::Error| {
-            TopologyError::Override { origin, message: e.to_string().trim_end().replace('\n', " ") }
-        })?;
+        let file: File = Value::Table(table.clone())
+            .try_into()
+            .map_err(|e: toml::de::Error| TopologyError::Override {
+                origin,
+                message: e.to_string().trim_end().replace('\n', " "),
+            })?;
         let topology = checked(path, &file)?;
         table.remove("router");
         let same_without_routers = without_routers.iter().position(|t| *t == table);
         without_routers.push(table);
-        variants.push(Variant { label: case.labels.join(", "), topology, same_without_routers });
+        variants.push(Variant {
+            label: case.labels.join(", "),
+            topology,
+            same_without_routers,
+        });
     }
     Ok(variants)
 }
@@ -104,7 +122,10 @@ pub fn read_wan(path: &Path) -> Result<WanConfig, TopologyError> {
 }
 
 fn text_of(path: &Path) -> Result<String, TopologyError> {
-    std::fs::read_to_string(path).map_err(|source| TopologyError::Read { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| TopologyError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn folder(path: &Path) -> &Path {
@@ -112,11 +133,18 @@ fn folder(path: &Path) -> &Path {
 }
 
 fn value_error(path: &Path, b: Bad) -> TopologyError {
-    TopologyError::Value { path: path.to_owned(), key: b.key, found: b.found, expected: b.expected }
+    TopologyError::Value {
+        path: path.to_owned(),
+        key: b.key,
+        found: b.found,
+        expected: b.expected,
+    }
 }
 
 fn checked(path: &Path, file: &File) -> Result<Topology, TopologyError> {
-    let name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let name = path
+        .file_stem()
+        .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     check::topology(&name, file, folder(path)).map_err(|b| value_error(path, b))
 }
 
@@ -138,7 +166,10 @@ fn parse_value(text: &str) -> Value {
 
 /// Puts `value` at a dotted `key`; numbers in it index arrays, tables appear as needed.
 fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<(), TopologyError> {
-    let fail = |message: String| TopologyError::Override { origin: origin.to_owned(), message };
+    let fail = |message: String| TopologyError::Override {
+        origin: origin.to_owned(),
+        message,
+    };
     let (first, rest) = match key.split_once('.') {
         None => {
             table.insert(key.to_owned(), value);
@@ -157,7 +188,12 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<(), T
             .parse::<usize>()
             .ok()
             .and_then(|i| items.get_mut(i))
-            .ok_or_else(|| fail(format!("{first} has {n} entries, 0 to {}; found {index:?}", n.max(1) - 1)))?;
+            .ok_or_else(|| {
+                fail(format!(
+                    "{first} has {n} entries, 0 to {}; found {index:?}",
+                    n.max(1) - 1
+                ))
+            })?;
         rest = deeper;
         if rest.is_empty() {
             *at = value;
@@ -166,7 +202,10 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<(), T
     }
     match at {
         Value::Table(inner) => put(inner, rest, value, origin),
-        other => Err(fail(format!("{first} is {}, not a table", other.type_str()))),
+        other => Err(fail(format!(
+            "{first} is {}, not a table",
+            other.type_str()
+        ))),
     }
 }
 
@@ -219,7 +258,15 @@ fn label(key: &str, value: &Value) -> Option<String> {
     Some(match (short, number, value) {
         ("loss" | "duplicate", Some(p), _) => {
             // Rounded to a ten-thousandth of a percent, so that 0.07 is 7% and not 7.000000000000001%.
-            format!("{}% {}", (p * 1e6).round() / 1e4, if short == "loss" { "loss" } else { "duplicates" })
+            format!(
+                "{}% {}",
+                (p * 1e6).round() / 1e4,
+                if short == "loss" {
+                    "loss"
+                } else {
+                    "duplicates"
+                }
+            )
         }
         (_, _, Value::String(s)) => format!("{short} {s}"),
         _ => format!("{short} {value}"),

@@ -102,17 +102,40 @@ macro_rules! quantity {
         pub struct $name(pub $inner);
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                d.deserialize_str(Text { parse: $parse, expected: $expected })
-                    .map(Self)
+                d.deserialize_str(Text {
+                    parse: $parse,
+                    expected: $expected,
+                })
+                .map(Self)
             }
         }
     };
 }
 
-quantity!(RateText, BitRate, rate, "a rate with its unit such as \"100Mbit/s\"");
-quantity!(TimeText, Duration, duration, "a time with its unit such as \"200ms\"");
-quantity!(SizeText, Bytes, bytes, "a size with its unit such as \"100kB\"");
-quantity!(QueueText, QueueSize, queue, "a queue size such as \"1BDP\", \"2500kB\" or \"50ms\"");
+quantity!(
+    RateText,
+    BitRate,
+    rate,
+    "a rate with its unit such as \"100Mbit/s\""
+);
+quantity!(
+    TimeText,
+    Duration,
+    duration,
+    "a time with its unit such as \"200ms\""
+);
+quantity!(
+    SizeText,
+    Bytes,
+    bytes,
+    "a size with its unit such as \"100kB\""
+);
+quantity!(
+    QueueText,
+    QueueSize,
+    queue,
+    "a queue size such as \"1BDP\", \"2500kB\" or \"50ms\""
+);
 
 #[cfg(test)]
 mod tests {
@@ -127,13 +150,18 @@ mod tests {
         assert_eq!(bytes("100kB"), Some(Bytes(100_000)));
         assert_eq!(bytes("1MiB"), Some(Bytes(1 << 20)));
         assert_eq!(queue("0.5BDP"), Some(QueueSize::Bdp(0.5)));
-        assert_eq!(queue("50ms"), Some(QueueSize::Time(Duration::from_millis(50))));
+        assert_eq!(
+            queue("50ms"),
+            Some(QueueSize::Time(Duration::from_millis(50)))
+        );
         assert_eq!(queue("64KiB"), Some(QueueSize::Bytes(Bytes(65536))));
     }
 
     #[test]
     fn a_number_without_a_known_unit_is_refused() {
-        for text in ["100", "", "Mbit/s", "100mbps", "-5ms", "1e3ms", "200 m", "0Mbit/s"] {
+        for text in [
+            "100", "", "Mbit/s", "100mbps", "-5ms", "1e3ms", "200 m", "0Mbit/s",
+        ] {
             assert_eq!(rate(text), None, "{text}");
             assert_eq!(duration(text), None, "{text}");
             assert_eq!(bytes(text), None, "{text}");

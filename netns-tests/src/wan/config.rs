@@ -99,7 +99,12 @@ impl Loss {
     pub fn mean(self) -> f64 {
         match self {
             Self::Iid(p) => p,
-            Self::GilbertElliott { good_to_bad, bad_to_good, loss_good, loss_bad } => {
+            Self::GilbertElliott {
+                good_to_bad,
+                bad_to_good,
+                loss_good,
+                loss_bad,
+            } => {
                 let sum = good_to_bad + bad_to_good;
                 if sum <= 0.0 {
                     return loss_good;

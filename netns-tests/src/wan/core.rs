@@ -193,7 +193,13 @@ impl Direction {
         self.counters.delivered += 1;
         self.counters.delivered_bytes += u64::from(len);
         self.counters.duplicated += u64::from(again.is_some());
-        Verdict::Deliver { at, back_to_back, waited, propagation, again }
+        Verdict::Deliver {
+            at,
+            back_to_back,
+            waited,
+            propagation,
+            again,
+        }
     }
 
     /// When the line, starting at `start`, has sent `len` bytes; picoseconds.
@@ -241,7 +247,9 @@ impl Direction {
         // In bits times picoseconds per second, so that the division is exact at the end.
         let mut left = u128::from(len) * 8 * PS_PER_S;
         for s in &self.config.changes {
-            let Change::Rate(next) = s.change else { continue };
+            let Change::Rate(next) = s.change else {
+                continue;
+            };
             let when = origin + s.at.as_nanos() * PS_PER_NS;
             if when > at {
                 let possible = (when - at) * u128::from(rate);
@@ -276,12 +284,25 @@ impl Direction {
         });
         let p = match changed.unwrap_or(self.config.loss) {
             Loss::Iid(p) => p,
-            Loss::GilbertElliott { good_to_bad, bad_to_good, loss_good, loss_bad } => {
-                let leave = if self.bad_state { bad_to_good } else { good_to_bad };
+            Loss::GilbertElliott {
+                good_to_bad,
+                bad_to_good,
+                loss_good,
+                loss_bad,
+            } => {
+                let leave = if self.bad_state {
+                    bad_to_good
+                } else {
+                    good_to_bad
+                };
                 if self.loss_rng.random::<f64>() < leave {
                     self.bad_state = !self.bad_state;
                 }
-                if self.bad_state { loss_bad } else { loss_good }
+                if self.bad_state {
+                    loss_bad
+                } else {
+                    loss_good
+                }
             }
         };
         self.loss_rng.random::<f64>() < p

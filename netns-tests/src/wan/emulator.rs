@@ -107,7 +107,8 @@ pub struct Emulator<P: Port<Buf = HeapBuf>> {
 
 impl<P: Port<Buf = HeapBuf>> Emulator<P> {
     pub fn new(a: P, b: P, config: &WanConfig, now: Instant, seed: u64) -> Self {
-        let lane = |c: &super::DirectionConfig, seed| Lane::new(Direction::new(c.clone(), now, seed));
+        let lane =
+            |c: &super::DirectionConfig, seed| Lane::new(Direction::new(c.clone(), now, seed));
         Self {
             ports: [a, b],
             lanes: [
@@ -203,16 +204,21 @@ impl<P: Port<Buf = HeapBuf>> Emulator<P> {
         }
         let lane = &mut self.lanes[side];
         let arrival = packet.meta.rx_time;
-        let (at, back_to_back, waited, propagation, again) = match lane.direction.push(arrival, len) {
+        let (at, back_to_back, waited, propagation, again) = match lane.direction.push(arrival, len)
+        {
             Verdict::Drop(reason) => {
                 if reason == super::DropReason::Loss {
                     lane.lost_bits += u64::from(len) * 8;
                 }
                 return;
             }
-            Verdict::Deliver { at, back_to_back, waited, propagation, again } => {
-                (at, back_to_back, waited, propagation, again)
-            }
+            Verdict::Deliver {
+                at,
+                back_to_back,
+                waited,
+                propagation,
+                again,
+            } => (at, back_to_back, waited, propagation, again),
         };
         if let Some(origin) = self.origin {
             let step = (arrival.since(origin).as_secs_f64() / SERIES_STEP_S) as usize;
@@ -221,7 +227,8 @@ impl<P: Port<Buf = HeapBuf>> Emulator<P> {
                     lane.series.resize(step + 1, 0);
                 }
                 if let Some(longest) = lane.series.get_mut(step) {
-                    *longest = (*longest).max(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+                    *longest =
+                        (*longest).max(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
                 }
             }
         }
@@ -261,7 +268,9 @@ impl<P: Port<Buf = HeapBuf>> Emulator<P> {
             held.back_to_back = back_to_back;
             held.bits = bits;
         }
-        self.lanes[side].due.push(Reverse((due, self.sequence, slot)));
+        self.lanes[side]
+            .due
+            .push(Reverse((due, self.sequence, slot)));
         self.sequence += 1;
     }
 
@@ -289,12 +298,16 @@ impl<P: Port<Buf = HeapBuf>> Emulator<P> {
         let out = 1 - side;
         while self.sending.len() < SEND_BATCH {
             let lane = &mut self.lanes[side];
-            let Some(Reverse((due, _, slot))) = lane.due.peek().copied() else { break };
+            let Some(Reverse((due, _, slot))) = lane.due.peek().copied() else {
+                break;
+            };
             if due > now {
                 break;
             }
             lane.due.pop();
-            let Some(held) = self.slots.get(slot) else { continue };
+            let Some(held) = self.slots.get(slot) else {
+                continue;
+            };
             let late = now.since(held.due);
             self.lateness.record(micros(late));
             if let Some(propagation) = held.propagation {
@@ -307,7 +320,10 @@ impl<P: Port<Buf = HeapBuf>> Emulator<P> {
             }
             let mut buf = self.ports[out].alloc(held.bytes.len());
             buf.set(&held.bytes);
-            self.sending.push(Packet { buf, meta: held.meta });
+            self.sending.push(Packet {
+                buf,
+                meta: held.meta,
+            });
             self.free.push(slot);
         }
         if !self.sending.is_empty() {
@@ -319,3 +335,6 @@ impl<P: Port<Buf = HeapBuf>> Emulator<P> {
 fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

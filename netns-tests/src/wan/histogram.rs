@@ -86,7 +86,10 @@ mod tests {
         for us in 1..=50 {
             h.record(us);
         }
-        assert_eq!((h.quantile(0.5), h.quantile(0.99), h.quantile(1.0)), (25, 50, 50));
+        assert_eq!(
+            (h.quantile(0.5), h.quantile(0.99), h.quantile(1.0)),
+            (25, 50, 50)
+        );
     }
 
     proptest! {

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
-use mef_io::os::{monotonic_now, poll_fds, process_cpu_time, set_realtime_priority, set_timer_slack_ns};
+use mef_io::os::{
+    monotonic_now, poll_fds, process_cpu_time, set_realtime_priority, set_timer_slack_ns,
+};
 use mef_io::{AfPacket, Port, PortError};
 use mef_packet::Instant;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -41,7 +43,13 @@ pub enum WanError {
 ///
 /// `controlled`: commands come on standard input, whose end is the end. Else
 /// SIGUSR1 asks for a snapshot, and the last one is printed at the end.
-pub fn run(a: &str, b: &str, config: &WanConfig, seed: u64, controlled: bool) -> Result<ExitCode, WanError> {
+pub fn run(
+    a: &str,
+    b: &str,
+    config: &WanConfig,
+    seed: u64,
+    controlled: bool,
+) -> Result<ExitCode, WanError> {
     let quit = Arc::new(AtomicBool::new(false));
     let asked = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
@@ -128,7 +136,9 @@ fn say(event: &str) {
 
 fn print_all(snapshots: &mpsc::Receiver<Snapshot>) {
     for snapshot in snapshots {
-        let Ok(mut line) = serde_json::to_vec(&snapshot) else { continue };
+        let Ok(mut line) = serde_json::to_vec(&snapshot) else {
+            continue;
+        };
         line.push(b'\n');
         let mut out = std::io::stdout().lock();
         if out.write_all(&line).and_then(|()| out.flush()).is_err() {

@@ -23,7 +23,11 @@ pub enum TraceError {
     #[error("line {line}: found {found:?}, expected a whole number of milliseconds")]
     NotANumber { line: usize, found: String },
     #[error("line {line}: {found} ms comes after {previous} ms; the lines must ascend")]
-    NotAscending { line: usize, found: u64, previous: u64 },
+    NotAscending {
+        line: usize,
+        found: u64,
+        previous: u64,
+    },
     #[error("no delivery opportunity, or all of them at 0 ms")]
     Empty,
 }
@@ -35,14 +39,21 @@ impl TryFrom<Vec<u64>> for Trace {
         let mut previous = 0;
         for (i, &ms) in at_ms.iter().enumerate() {
             if ms < previous {
-                return Err(TraceError::NotAscending { line: i + 1, found: ms, previous });
+                return Err(TraceError::NotAscending {
+                    line: i + 1,
+                    found: ms,
+                    previous,
+                });
             }
             previous = ms;
         }
         if previous == 0 {
             return Err(TraceError::Empty);
         }
-        Ok(Self { at_ms, period_ms: previous })
+        Ok(Self {
+            at_ms,
+            period_ms: previous,
+        })
     }
 }
 
@@ -121,7 +132,13 @@ mod tests {
     fn refuses_what_is_no_trace() {
         assert_eq!(Trace::parse(""), Err(TraceError::Empty));
         assert_eq!(Trace::parse("0\n0\n"), Err(TraceError::Empty));
-        assert!(matches!(Trace::parse("1\nx\n"), Err(TraceError::NotANumber { line: 2, .. })));
-        assert!(matches!(Trace::parse("5\n4\n"), Err(TraceError::NotAscending { line: 2, .. })));
+        assert!(matches!(
+            Trace::parse("1\nx\n"),
+            Err(TraceError::NotANumber { line: 2, .. })
+        ));
+        assert!(matches!(
+            Trace::parse("5\n4\n"),
+            Err(TraceError::NotAscending { line: 2, .. })
+        ));
     }
 }

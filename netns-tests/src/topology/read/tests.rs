@@ -30,11 +30,17 @@ fn what_is_not_said_is_100_mbit_200_ms_and_one_bdp() {
         assert_eq!(d.queue, Bytes(2_500_000));
         assert_eq!((d.loss, d.mtu), (Loss::NONE, 1500));
     }
-    assert_eq!(t.hosts.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["a1", "b1"]);
+    assert_eq!(
+        t.hosts.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(),
+        ["a1", "b1"]
+    );
     assert_eq!(t.host("b1").unwrap().address().to_string(), "10.2.1.2");
     assert_eq!((t.loads[0].kind, t.loads[0].port), (Kind::Bulk, 5201));
     assert_eq!(t.probe, Some((0, 1)));
-    assert_eq!(t.configured(Side::A), (BitRate::from_mbit(100), BitRate::from_mbit(100)));
+    assert_eq!(
+        t.configured(Side::A),
+        (BitRate::from_mbit(100), BitRate::from_mbit(100))
+    );
 }
 
 #[test]
@@ -62,7 +68,10 @@ fn a_direction_has_its_own_keys_before_the_common_ones() {
     assert_eq!(t.wan.a_to_b.changes.len(), 1);
     // In order of time, whatever the order in the file.
     assert_eq!(t.wan.b_to_a.changes[0].change, Change::Blackhole(true));
-    assert_eq!(t.configured(Side::B), (BitRate::from_mbit(10), BitRate::from_mbit(40)));
+    assert_eq!(
+        t.configured(Side::B),
+        (BitRate::from_mbit(10), BitRate::from_mbit(40))
+    );
 }
 
 #[test]
@@ -71,8 +80,16 @@ fn unknown_keys_are_refused_with_their_place_and_what_is_known() {
     for part in ["case.toml", "line 3", "`los`", "expected", "`loss`"] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    for text in ["[[load]]\nkind='bulk'\nsiez='1kB'", "[site.c]", "[router]\nmode=1", "[[wan.at]]\nseconds=1\nfoo=2"] {
-        assert!(refused(&format!("description='x'\n{text}"), &[]).contains("unknown field"), "{text}");
+    for text in [
+        "[[load]]\nkind='bulk'\nsiez='1kB'",
+        "[site.c]",
+        "[router]\nmode=1",
+        "[[wan.at]]\nseconds=1\nfoo=2",
+    ] {
+        assert!(
+            refused(&format!("description='x'\n{text}"), &[]).contains("unknown field"),
+            "{text}"
+        );
     }
 }
 
@@ -93,7 +110,10 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ("[wan]\nrate='1Mbit/s'\ntrace='x'", "rate", "one of them"),
     ] {
         let message = refused(&format!("description='x'\n{text}"), &[]);
-        assert!(message.contains("case.toml") && message.contains(key), "{message}");
+        assert!(
+            message.contains("case.toml") && message.contains(key),
+            "{message}"
+        );
         assert!(message.contains(expected), "{expected}: {message}");
     }
 }
@@ -103,19 +123,27 @@ fn overrides_replace_values_and_whole_variant_lists() {
     let text = "description='x'\n[[load]]\nkind='bulk'\n[variants]\nloss = [0, 0.01]\nopen = ['confirm', 'early']";
     let all = parse(text, &[]).unwrap();
     let labels: Vec<&str> = all.iter().map(|v| v.label.as_str()).collect();
-    assert_eq!(
-        labels,
-        ["0% loss", "0% loss", "1% loss", "1% loss"]
-    );
+    assert_eq!(labels, ["0% loss", "0% loss", "1% loss", "1% loss"]);
     assert_eq!(all[3].topology.router.open, Open::Early);
     let same: Vec<_> = all.iter().map(|v| v.same_without_routers).collect();
     assert_eq!(same, [None, Some(0), None, Some(2)]);
 
-    let set = parse(text, &["wan.loss=0.05", "open=early", "wan.rate=50Mbit/s", "load.0.count=3"]).unwrap();
+    let set = parse(
+        text,
+        &[
+            "wan.loss=0.05",
+            "open=early",
+            "wan.rate=50Mbit/s",
+            "load.0.count=3",
+        ],
+    )
+    .unwrap();
     assert_eq!(set.len(), 1);
     assert_eq!(set[0].topology.wan.a_to_b.loss, Loss::Iid(0.05));
     assert_eq!(set[0].topology.loads[0].count, 3);
-    assert!(matches!(set[0].topology.wan.b_to_a.line, Line::Rate(r) if r == BitRate::from_mbit(50)));
+    assert!(
+        matches!(set[0].topology.wan.b_to_a.line, Line::Rate(r) if r == BitRate::from_mbit(50))
+    );
 
     assert!(refused(text, &["wan.los=0.05"]).contains("unknown field `los`"));
     assert!(refused(text, &["load.4.count=1"]).contains("entries"));
@@ -131,7 +159,13 @@ fn cases_change_several_values_at_once() {
     )
     .unwrap();
     assert_eq!(all[0].topology.wan.a_to_b.mtu, 1280);
-    assert_eq!((all[1].label.as_str(), all[1].topology.wan.b_to_a.changes.len()), ("shrinks", 1));
+    assert_eq!(
+        (
+            all[1].label.as_str(),
+            all[1].topology.wan.b_to_a.changes.len()
+        ),
+        ("shrinks", 1)
+    );
 }
 
 #[test]
@@ -142,7 +176,11 @@ fn every_topology_that_comes_with_the_source_is_valid() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "toml") {
             let all = read(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
-            assert!(all.iter().all(|v| !v.topology.loads.is_empty()), "{}", path.display());
+            assert!(
+                all.iter().all(|v| !v.topology.loads.is_empty()),
+                "{}",
+                path.display()
+            );
             seen += 1;
         }
     }

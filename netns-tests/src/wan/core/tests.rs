@@ -34,8 +34,14 @@ fn rate_and_delay_are_exact() {
     let mut d = Direction::new(line(100), start(), 1);
     let at = burst(&mut d, 10_000, 1514);
     // 1514 bytes at 100 Mbit/s are 121.12 us; no rounding may add up over 10,000 frames.
-    assert_eq!(at[0], Some(start() + MS(100) + Duration::from_nanos(121_120)));
-    assert_eq!(at[9_999], Some(start() + MS(100) + Duration::from_nanos(1_211_200_000)));
+    assert_eq!(
+        at[0],
+        Some(start() + MS(100) + Duration::from_nanos(121_120))
+    );
+    assert_eq!(
+        at[9_999],
+        Some(start() + MS(100) + Duration::from_nanos(1_211_200_000))
+    );
 }
 
 #[test]
@@ -43,7 +49,11 @@ fn a_rate_that_does_not_divide_evenly_does_not_drift() {
     let mut cfg = line(1);
     cfg.line = Line::Rate(BitRate(97_000_003));
     let mut d = Direction::new(cfg, start(), 1);
-    let at = burst(&mut d, 100_000, 777).last().copied().flatten().unwrap();
+    let at = burst(&mut d, 100_000, 777)
+        .last()
+        .copied()
+        .flatten()
+        .unwrap();
     let exact = 100_000.0 * 777.0 * 8.0 / 97_000_003.0;
     let got = at.since(start() + MS(100)).as_secs_f64();
     assert!((got - exact).abs() < 1e-6, "{got} {exact}");
@@ -54,7 +64,10 @@ fn a_small_frame_on_an_idle_line_is_not_delayed_by_the_queue() {
     let mut d = Direction::new(line(100), start(), 1);
     for i in 0..100u64 {
         let now = start() + MS(i * 10);
-        let Verdict::Deliver { at, back_to_back, .. } = d.push(now, 64) else {
+        let Verdict::Deliver {
+            at, back_to_back, ..
+        } = d.push(now, 64)
+        else {
             panic!("lost on a clean line")
         };
         assert_eq!(at, now + MS(100) + Duration::from_nanos(5_120));
@@ -103,7 +116,10 @@ fn gilbert_losses_have_the_mean_and_the_burst_length_asked_for() {
     cfg.loss = Loss::bursts(0.02, 8.0);
     assert!((cfg.loss.mean() - 0.02).abs() < 1e-12);
     let mut d = Direction::new(cfg, start(), 3);
-    let lost: Vec<bool> = burst(&mut d, 1_000_000, 100).iter().map(Option::is_none).collect();
+    let lost: Vec<bool> = burst(&mut d, 1_000_000, 100)
+        .iter()
+        .map(Option::is_none)
+        .collect();
     let total = lost.iter().filter(|l| **l).count();
     let bursts = lost.windows(2).filter(|w| !w[0] && w[1]).count();
     let (mean, length) = (total as f64 / 1e6, total as f64 / bursts as f64);
@@ -162,7 +178,10 @@ fn duplicates_arrive_twice_and_do_not_use_the_line_twice() {
     let at = burst(&mut d, 10_000, 1514);
     let n = d.counters().duplicated;
     assert!((2300..2700).contains(&n), "{n}");
-    assert_eq!(at[9_999], Some(start() + MS(100) + Duration::from_nanos(1_211_200_000)));
+    assert_eq!(
+        at[9_999],
+        Some(start() + MS(100) + Duration::from_nanos(1_211_200_000))
+    );
 }
 
 #[test]
@@ -170,8 +189,14 @@ fn a_rate_that_changes_under_a_frame_is_charged_to_the_bit() {
     let mut cfg = line(100);
     cfg.delay = Duration::ZERO;
     cfg.changes = vec![
-        Scheduled { at: MS(1), change: Change::Rate(BitRate::from_mbit(10)) },
-        Scheduled { at: MS(2), change: Change::Rate(BitRate::from_mbit(100)) },
+        Scheduled {
+            at: MS(1),
+            change: Change::Rate(BitRate::from_mbit(10)),
+        },
+        Scheduled {
+            at: MS(2),
+            change: Change::Rate(BitRate::from_mbit(100)),
+        },
     ];
     let mut d = Direction::new(cfg, start(), 1);
     // 1 ms at 100 Mbit/s is 12,500 bytes, the next at 10 Mbit/s 1,250 bytes.
@@ -186,9 +211,18 @@ fn the_mtu_and_the_black_hole_follow_the_schedule() {
     let mut cfg = line(100);
     cfg.mtu = 1500;
     cfg.changes = vec![
-        Scheduled { at: MS(10), change: Change::Mtu(1400) },
-        Scheduled { at: MS(20), change: Change::Blackhole(true) },
-        Scheduled { at: MS(30), change: Change::Blackhole(false) },
+        Scheduled {
+            at: MS(10),
+            change: Change::Mtu(1400),
+        },
+        Scheduled {
+            at: MS(20),
+            change: Change::Blackhole(true),
+        },
+        Scheduled {
+            at: MS(30),
+            change: Change::Blackhole(false),
+        },
     ];
     let mut d = Direction::new(cfg, Instant::ZERO, 1);
     d.set_origin(start());
@@ -207,7 +241,10 @@ fn the_mtu_and_the_black_hole_follow_the_schedule() {
 #[test]
 fn a_trace_delivers_1500_bytes_at_each_opportunity_and_none_is_saved_up() {
     let trace = Trace::parse("10\n20\n20\n40\n").unwrap();
-    let cfg = DirectionConfig { line: Line::Trace(Arc::new(trace)), ..DirectionConfig::default() };
+    let cfg = DirectionConfig {
+        line: Line::Trace(Arc::new(trace)),
+        ..DirectionConfig::default()
+    };
     let mut d = Direction::new(cfg, start(), 1);
     let at: Vec<u64> = burst(&mut d, 5, 1500)
         .into_iter()
@@ -216,7 +253,9 @@ fn a_trace_delivers_1500_bytes_at_each_opportunity_and_none_is_saved_up() {
         .collect();
     assert_eq!(at, [10, 20, 20, 40, 50]);
     // Idle from 50 to 81 ms: the opportunities at 60, 60 and 80 are gone.
-    let Verdict::Deliver { at, .. } = d.push(start() + MS(81), 1500) else { panic!() };
+    let Verdict::Deliver { at, .. } = d.push(start() + MS(81), 1500) else {
+        panic!()
+    };
     assert_eq!(at, start() + MS(90));
 }
 
