@@ -224,6 +224,9 @@ fn transfer(w: &mut Wire, size: u64) -> f64 {
     let took = w.now.since(start).as_secs_f64();
     // The other half ends, and nothing of the flow remains at either end.
     w.ends[1].link.finish(w.now, flow);
+    for e in &mut w.ends {
+        e.link.release(&mut e.pool, flow);
+    }
     let until = w.now + Duration::from_secs(10);
     while w.ends[0].link.flow_count() + w.ends[1].link.flow_count() > 0 {
         w.step();

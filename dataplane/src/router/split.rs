@@ -449,14 +449,10 @@ impl<P: Port> Router<P> {
             }
             _ => {}
         }
-        // The link has forgotten the flow: both halves ended and were acknowledged. Whatever the host still
-        // has to say is its own business.
-        let forgotten = link.view(number).is_none();
-        let mut state = host.state();
-        if forgotten && !state.over() && !(flow.link_closed && flow.host_closed) {
+        if link.view(number).is_none() {
             host.abort();
-            state = host.state();
         }
+        let state = host.state();
         let timer = match (
             host.poll_timeout(),
             flow.reset_at.map(|t| t + RESET_PATIENCE),
@@ -506,6 +502,7 @@ impl<P: Port> Router<P> {
                 link.reset(now, pool, number, refusal::RST)
             });
         }
+        self.with_link(peer, |link, pool| link.release(pool, number));
         self.flows.remove(now, index, record);
     }
 

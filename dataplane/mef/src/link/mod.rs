@@ -7,7 +7,7 @@
 //! so nothing waits in a packed state.
 //!
 //! Methods by kind: commands (`open`, `accept`, `refuse`, `write`, `finish`,
-//! `reset`, `consume`, `send_datagram`), inputs (`session_started`,
+//! `reset`, `consume`, `release`, `send_datagram`), inputs (`session_started`,
 //! `handle_packet`, `handle_timeout`), outputs (`poll_event`, `poll_activated`,
 //! `poll_control`, `poll_flow`, `poll_timeout`), getters (the rest). After any
 //! command or input poll all outputs.
@@ -19,7 +19,8 @@
 //!   or refused <--- REFUSED ---------- refuse
 //!  write/consume <-- DATA, WINDOW ---> write/consume
 //!  finish -- FIN(offset) -->           the flow is forgotten when both halves
-//!  reset --- RESET(offset) -->         ended and everything was acknowledged
+//!  reset --- RESET(offset) -->         ended, everything was acknowledged
+//!                                       and the router has released it
 //! ```
 
 mod input;
@@ -159,6 +160,8 @@ struct Flow {
     stalled_since: Option<Instant>,
     /// The router no longer reads or writes: what arrives is discarded.
     abandoned: bool,
+    /// The router has let go of the flow: it may be forgotten.
+    released: bool,
     /// Bytes of this flow already counted as consumed for the link's credit.
     counted: u64,
     told: bool,
@@ -416,6 +419,7 @@ impl Link {
             recv: RecvStream::new(self.flow_window()),
             stalled_since: None,
             abandoned: false,
+            released: false,
             counted: 0,
             told: false,
         }
@@ -504,6 +508,7 @@ impl Link {
     fn abandon(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32) {
         if let Some(f) = self.flows.get_mut(&flow) {
             f.abandoned = true;
+            f.released = true;
         }
         self.drain_abandoned(now, pool, flow);
         self.reap(pool, flow);
@@ -610,12 +615,20 @@ impl Link {
         Ok(())
     }
 
-    /// Forgets a flow once both halves ended and everything was acknowledged.
+    /// The router has no more use for the flow. It is forgotten once both halves ended and everything was acknowledged.
+    pub fn release(&mut self, pool: &mut ChunkPool, flow: u32) {
+        if let Some(f) = self.flows.get_mut(&flow) {
+            f.released = true;
+        }
+        self.reap(pool, flow);
+    }
+
+    /// Forgets a released flow once both halves ended and everything was acknowledged.
     fn reap(&mut self, pool: &mut ChunkPool, flow: u32) {
         let done = self
             .flows
             .get(&flow)
-            .is_some_and(|f| f.send.is_done() && f.recv.is_finished());
+            .is_some_and(|f| f.released && f.send.is_done() && f.recv.is_finished());
         if !done {
             return;
         }
