@@ -25,6 +25,10 @@ enum LabCommand {
     /// Build a topology, put its load on it, print and write what was measured.
     Run(RunArgs),
     /// The WAN emulator alone, between two interfaces.
+    ///
+    /// It works on frames as on a wire: segmentation offload has to be off where
+    /// they come from (`unsegmented` in its figures counts what was not). SIGUSR1
+    /// prints the figures as JSON, and so does its end.
     Wan(WanArgs),
     /// Bring a topology up, run a command in one of its hosts, take it down.
     Exec(ExecArgs),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once};
 
 use mef_io::os::{has_capability, Cap};
@@ -340,24 +340,28 @@ impl Drop for Namespaces {
     }
 }
 
-/// Makes a folder `mef<pid>-<name>` for files of this process, removed when it ends.
-pub fn scratch_folder(name: &str) -> Result<PathBuf, NetnsError> {
+/// Makes a folder for files of this process, removed when it ends. One to `keep`
+/// stays, under a name that no later lab sweeps away.
+pub fn scratch_folder(keep: bool) -> Result<PathBuf, NetnsError> {
     use std::os::unix::fs::DirBuilderExt;
-    let path = std::env::temp_dir().join(format!("{}{name}", prefix()));
-    let _ = std::fs::remove_dir_all(&path);
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let kept = if keep { "kept-" } else { "" };
+    let path = std::env::temp_dir().join(format!("{kept}{}{number}", prefix()));
     // Private keys are written here.
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&path)
         .map_err(os(path.display().to_string()))?;
-    registry().folders.insert(path.clone());
+    if !keep {
+        registry().folders.insert(path.clone());
+    }
     Ok(path)
 }
 
-/// Removes a scratch folder, or (`keep`) leaves it for people to read.
-pub fn release_folder(path: &Path, keep: bool) {
-    registry().folders.remove(path);
-    if !keep {
+/// Removes a scratch folder that is not to be kept.
+pub fn release_folder(path: &Path) {
+    if registry().folders.remove(path) {
         let _ = std::fs::remove_dir_all(path);
     }
 }

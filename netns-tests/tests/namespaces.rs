@@ -208,7 +208,7 @@ fn nothing_is_left_after_an_interrupt() {
     assert!(kill.success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(namespaces_of(pid), 0);
-    assert!(!std::env::temp_dir().join(format!("mef{pid}-net")).exists());
+    assert!(!std::env::temp_dir().join(format!("mef{pid}-0")).exists());
 }
 
 #[test]

@@ -282,8 +282,7 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
         variant: case.variant,
         loss: line.loss.mean(),
         rate_bps: line
-            .line
-            .mean_rate()
+            .mean_rate(window, end)
             .map_or(0.0, |r| r.bits_per_second() as f64),
         seed: case.seed,
         origin_ns,

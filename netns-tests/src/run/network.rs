@@ -27,8 +27,7 @@ pub struct Network {
     wan: Emulator,
     access: Vec<Emulator>,
     net: Namespaces,
-    scratch: PathBuf,
-    keep: bool,
+    scratch: Scratch,
 }
 
 /// What to build.
@@ -54,7 +53,7 @@ impl Network {
         let topology = build.topology;
         let hosts = topology.hosts.iter().map(|h| h.name.as_str());
         let names: Vec<&str> = hosts.chain(["ra", "rb", "wan"]).collect();
-        let scratch = Scratch::new(build.keep)?;
+        let scratch = Scratch(scratch_folder(build.keep)?);
         let net = Namespaces::create(&names)?;
         for side in [Side::A, Side::B] {
             let letter = side.letter().to_string();
@@ -89,14 +88,12 @@ impl Network {
             }
             Vec::new()
         };
-        let path = scratch.keep_going();
         Ok(Self {
             routers,
             wan,
             access,
             net,
-            scratch: path,
-            keep: build.keep,
+            scratch,
         })
     }
 
@@ -126,7 +123,7 @@ impl Network {
 
     /// Where configurations and logs are.
     pub fn scratch(&self) -> &Path {
-        &self.scratch
+        &self.scratch.0
     }
 }
 
@@ -135,27 +132,15 @@ impl Drop for Network {
         for router in &mut self.routers {
             router.stop();
         }
-        release_folder(&self.scratch, self.keep);
     }
 }
 
-/// The scratch folder while the network is not complete.
-struct Scratch(PathBuf, bool);
-
-impl Scratch {
-    fn new(keep: bool) -> Result<Self, RunError> {
-        Ok(Self(scratch_folder("net")?, keep))
-    }
-    fn keep_going(mut self) -> PathBuf {
-        std::mem::take(&mut self.0)
-    }
-}
+/// Configurations, keys, control sockets and logs; goes with its owner unless kept.
+struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            release_folder(&self.0, self.1);
-        }
+        release_folder(&self.0);
     }
 }
 

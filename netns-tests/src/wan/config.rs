@@ -172,6 +172,37 @@ impl Default for DirectionConfig {
     }
 }
 
+impl DirectionConfig {
+    /// What the line can carry from `from` to `to` after the origin, as a mean rate;
+    /// `None` for an unlimited line.
+    pub fn mean_rate(&self, from: Duration, to: Duration) -> Option<BitRate> {
+        let seconds = to.saturating_sub(from).as_secs_f64();
+        if seconds <= 0.0 {
+            return self.line.mean_rate();
+        }
+        let bits = match &self.line {
+            Line::Unlimited => return None,
+            Line::Trace(trace) => 8.0 * (trace.capacity(to).0 - trace.capacity(from).0) as f64,
+            Line::Rate(rate) => {
+                let mut steps = vec![(Duration::ZERO, *rate)];
+                steps.extend(self.changes.iter().filter_map(|s| match s.change {
+                    Change::Rate(rate) => Some((s.at, rate)),
+                    _ => None,
+                }));
+                let ends = steps.iter().skip(1).map(|(at, _)| *at).chain([to]);
+                let spans = steps.iter().zip(ends);
+                spans
+                    .map(|((start, rate), end)| {
+                        let span = end.min(to).saturating_sub((*start).max(from));
+                        rate.bits_per_second() as f64 * span.as_secs_f64()
+                    })
+                    .sum()
+            }
+        };
+        Some(BitRate((bits / seconds).round() as u64))
+    }
+}
+
 /// Both directions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WanConfig {
@@ -183,5 +214,55 @@ impl WanConfig {
     /// Delay both ways, without queues and serialisation.
     pub fn rtt(&self) -> Duration {
         self.a_to_b.delay + self.b_to_a.delay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_rate_of_a_window_counts_every_change_in_it() {
+        let s = Duration::from_secs;
+        let change = |at, mbit| Scheduled {
+            at: s(at),
+            change: Change::Rate(BitRate::from_mbit(mbit)),
+        };
+        let d = DirectionConfig {
+            line: Line::Rate(BitRate::from_mbit(100)),
+            changes: vec![change(4, 20), change(6, 50)],
+            ..DirectionConfig::default()
+        };
+        let mbit = |from, to| d.mean_rate(s(from), s(to)).map(|r| r.0 / 1_000_000);
+        assert_eq!(mbit(0, 4), Some(100));
+        assert_eq!(mbit(2, 6), Some(60));
+        assert_eq!(mbit(5, 8), Some(40));
+        assert_eq!(mbit(9, 10), Some(50));
+        assert_eq!(mbit(3, 3), Some(100));
+    }
+
+    #[test]
+    fn a_configuration_survives_its_way_to_the_emulator() {
+        let trace = Trace::parse("3\n7\n").unwrap();
+        let config = WanConfig {
+            a_to_b: DirectionConfig {
+                line: Line::Trace(Arc::new(trace)),
+                loss: Loss::bursts(0.05, 7.0),
+                jitter: Duration::from_micros(1500),
+                reorder: true,
+                changes: vec![Scheduled {
+                    at: Duration::from_millis(10),
+                    change: Change::Blackhole(true),
+                }],
+                ..DirectionConfig::default()
+            },
+            b_to_a: DirectionConfig {
+                line: Line::Rate(BitRate(12_345)),
+                queue: Bytes(99),
+                ..DirectionConfig::default()
+            },
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<WanConfig>(&text).unwrap(), config);
     }
 }
