@@ -153,7 +153,7 @@ impl SpanId {
     pub fn base_near(self, reference: u64) -> u64 {
         let low = u64::from(self.base_low);
         let candidate = (reference & !BASE_MASK) | low;
-        let half = (BASE_MASK + 1) / 2;
+        let half = (BASE_MASK + 1) >> 1;
         if candidate > reference + half {
             candidate.saturating_sub(BASE_MASK + 1)
         } else if candidate + half < reference {
