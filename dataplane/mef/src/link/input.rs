@@ -315,7 +315,7 @@ impl Link {
     fn on_hello(&mut self, now: Instant, pool: &mut ChunkPool, hello: Hello) {
         let restarted = self.peer.is_some_and(|p| p.boot_id != hello.boot_id);
         if restarted {
-            let flows: Vec<u32> = self.flows.keys().copied().collect();
+            let flows = self.flow_numbers();
             for (_, mut f) in self.flows.drain() {
                 f.send.release(pool);
                 f.recv.release(pool);
@@ -346,9 +346,18 @@ impl Link {
         }
     }
 
+    /// In order, so that equal runs of a simulation are equal.
+    fn flow_numbers(&self) -> Vec<u32> {
+        let mut flows: Vec<u32> = self.flows.keys().copied().collect();
+        flows.sort_unstable();
+        flows
+    }
+
     fn activate_all(&mut self) {
-        for (id, f) in &self.flows {
-            self.activated.push((SendKey::Stream(*id), f.weight));
+        for id in self.flow_numbers() {
+            if let Some(f) = self.flows.get(&id) {
+                self.activated.push((SendKey::Stream(id), f.weight));
+            }
         }
     }
 
