@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::gate;
 use crate::report::{print_table, write_combined, write_report};
 use crate::results::Results;
 use crate::run::{self, Outcome, RunError};
@@ -36,6 +37,8 @@ enum LabCommand {
     Shell(ShellArgs),
     /// Put several result files into one report.
     Report(ReportArgs),
+    /// Say whether results are good enough (for scripts); exit code 1 if not.
+    Check(CheckArgs),
     /// The load tool; reads its task from standard input.
     #[command(hide = true)]
     Agent,
@@ -173,6 +176,24 @@ pub struct ReportArgs {
     pub report: PathBuf,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Result files written by `mef lab run --json`; runs over MEF routers are checked, by the median of the repeats.
+    #[arg(required = true)]
+    pub results: Vec<PathBuf>,
+    /// Least goodput as a share of the ceiling, such as 0.95.
+    #[arg(long, value_name = "SHARE")]
+    pub goodput: Option<f64>,
+    /// Longest 99th percentile of the line's queue, such as 5ms; with it, no packet may be dropped there.
+    #[arg(long, value_name = "TIME", value_parser = duration_arg)]
+    pub queue: Option<std::time::Duration>,
+}
+
+fn duration_arg(text: &str) -> Result<std::time::Duration, String> {
+    crate::topology::units::duration(text)
+        .ok_or_else(|| "expected a time such as 5ms (us, ms, s, min)".to_owned())
+}
+
 /// Runs `mef lab ...`. Exit code 0: done; 1: failed; 2: bad input; else that of the command run.
 pub fn main(args: LabArgs) -> ExitCode {
     let done = match args.command {
@@ -181,6 +202,7 @@ pub fn main(args: LabArgs) -> ExitCode {
         LabCommand::Exec(args) => run::exec(&args),
         LabCommand::Shell(args) => run::shell(&args),
         LabCommand::Report(args) => report_command(&args),
+        LabCommand::Check(args) => check_command(&args),
         LabCommand::Agent => Ok(crate::load::agent_main()),
     };
     done.unwrap_or_else(|e| {
@@ -271,6 +293,26 @@ fn report_command(args: &ReportArgs) -> Result<ExitCode, RunError> {
     })?;
     println!("report: {}", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn check_command(args: &CheckArgs) -> Result<ExitCode, RunError> {
+    let limits = gate::Limits {
+        goodput: args.goodput,
+        queue: args.queue,
+    };
+    let mut all_good = true;
+    for path in &args.results {
+        let results = Results::read(path).map_err(|e| RunError::Usage(e.to_string()))?;
+        for verdict in gate::check(&results, &limits) {
+            println!("{verdict}");
+            all_good &= verdict.failures.is_empty();
+        }
+    }
+    Ok(if all_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The command as it could be typed again.

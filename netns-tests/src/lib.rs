@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod gate;
 pub mod netns;
 pub mod run;
 pub mod sim;

@@ -1,0 +1,102 @@
+# Everything one does with the source. Each target does first what it needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+MEF   := target/release/mef
+OUT   ?= report
+
+# What building and the demo need; the tests' programs are listed in .ci/packages.
+BUILD_PACKAGES := gcc libc6-dev make iproute2
+RUST_MINIMUM   := 1.85
+
+STEP = @printf '\n\033[1m==> %s\033[0m\n'
+
+.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench lint clean root
+
+help: ## Show this list
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what building and the demo need (Debian packages, as root or through sudo)
+	@.ci/install $(BUILD_PACKAGES)
+	@$(MAKE) rust
+
+test-deps: ## Install what the tests need beside that
+	@.ci/install $(BUILD_PACKAGES) $$(grep -v '^#' .ci/packages)
+	@$(MAKE) rust
+
+rust:
+	@found=$$($(CARGO) --version 2>/dev/null | cut -d' ' -f2) || true; \
+	if [ -z "$$found" ]; then \
+		echo 'error: no cargo. Install Rust $(RUST_MINIMUM) or newer (https://rustup.rs), then open a new shell.' >&2; exit 1; \
+	fi; \
+	if [ "$$(printf '%s\n' $(RUST_MINIMUM) "$$found" | sort -V | head -n 1)" != $(RUST_MINIMUM) ]; then \
+		echo "error: cargo $$found is too old, $(RUST_MINIMUM) or newer is needed: run \`rustup update\`." >&2; exit 1; \
+	fi
+
+build: deps ## Build target/release/mef
+	$(STEP) 'Build (a few minutes the first time)'
+	@$(CARGO) build --release --locked
+
+# The demo's namespaces need root; nothing else of it does.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo 'error: network namespaces need root: run it again as root, or with sudo -E.' >&2; exit 1; }
+
+# Three topologies, plain Linux with CUBIC and BBR against the two MEF routers; 9 runs of 15 s.
+DEMO := clean-200ms lossy-200ms 4g-200ms
+
+demo: build ## Show what the routers do: three lines, CUBIC, BBR and MEF (under 5 minutes after the build)
+	@[ -z '$(SUDO)' ] || command -v sudo >/dev/null || { echo 'error: network namespaces need root, and there is no sudo: run it again as root.' >&2; exit 1; }
+	@mkdir -p $(OUT)/demo; \
+	n=0; for t in $(DEMO); do \
+		n=$$((n + 1)); \
+		printf '\n\033[1m==> %s of $(words $(DEMO)): %s\033[0m\n' $$n $$t; \
+		$(SUDO) $(MEF) lab run topologies/$$t.toml --transport cubic,bbr,mef --seconds 15 --json $(OUT)/demo/$$t.json >/dev/null; \
+	done
+	$(STEP) 'Results'
+	@$(MEF) lab report $(DEMO:%=$(OUT)/demo/%.json) --report $(OUT)/demo
+	@echo 'Open the report in a browser: it shows goodput over time, the queue, and how long each transfer took.'
+
+test: root test-deps lint unit-tests system-tests gate ## Run every test (under 25 minutes on two cores)
+	$(STEP) 'All tests passed'
+
+lint: rust ## Formatting, and clippy without a warning
+	$(STEP) 'Lint'
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# Tests that measure time or need the machine's interfaces run one at a time, behind the others.
+SYSTEM_CRATES := mef mef-io mef-lab
+
+unit-tests: rust
+	$(STEP) 'Unit and property tests'
+	@$(CARGO) test --workspace --locked $(SYSTEM_CRATES:%=--exclude %)
+	@$(CARGO) test --locked $(SYSTEM_CRATES:%=-p %) --lib --bins
+
+system-tests: root build
+	$(STEP) 'Real kernels, real programs, whole routers (one test at a time)'
+	@MEF_BIN=$(abspath $(MEF)) $(CARGO) test --locked $(SYSTEM_CRATES:%=-p %) --test '*' -- --test-threads=1
+
+# Topology and the least share of the ceiling: what a release is measured by has its place in `make bench`.
+GATE := clean-200ms:0.95 lossy-200ms:0.95 very-lossy-200ms:0.92
+
+gate: root build
+	$(STEP) 'The main job: goodput over long lines, clean and lossy'
+	@mkdir -p $(OUT)/gate; \
+	for g in $(GATE); do \
+		t=$${g%:*}; \
+		$(MEF) lab run topologies/$$t.toml --transport mef --seconds 12 --json $(OUT)/gate/$$t.json >/dev/null; \
+		$(MEF) lab check $(OUT)/gate/$$t.json --goodput $${g#*:} --queue 10ms; \
+	done
+
+bench: root build ## Measure the figures of the README's table anew, into report/bench (about two hours)
+	@benches/run $(MEF) $(OUT)/bench
+
+clean: ## Remove what was built and measured
+	@$(CARGO) clean
+	@rm -rf $(OUT)
