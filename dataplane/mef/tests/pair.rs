@@ -1,5 +1,7 @@
 //! Two links on a virtual wire: rate, delay, loss; no crypto, no hosts.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
