@@ -285,7 +285,7 @@ fn report_command(args: &ReportArgs) -> Result<ExitCode, RunError> {
         .collect::<Result<_, _>>()
         .map_err(|e| RunError::Usage(e.to_string()))?;
     for results in &all {
-        print!("{}", print_table(results));
+        println!("{}", print_table(results));
     }
     let path = write_combined(&args.report, &all).map_err(|source| RunError::File {
         path: args.report.clone(),
