@@ -1,0 +1,11 @@
+//! Two MEF routers between real Linux hosts, in network namespaces: what a host
+//! or a stranger on the WAN can see of them. Needs root; skipped, with a message,
+//! where a right or a program is missing. `MEF_BIN` names another binary to test,
+//! `MEF_LONG=1` makes the transfers long.
+
+// Whatever goes wrong in a test may end it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod byte_exact;
+mod connections;
+mod lab;
