@@ -1,0 +1,61 @@
+//! What the documentation shows and names is what the router takes and counts.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use mef_crypto::PrivateKey;
+use mef_dataplane::config::{self, Host};
+use mef_dataplane::drops::{DropReason, Stage};
+
+fn read(path: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::read_to_string(file).unwrap()
+}
+
+/// Has every interface and key that a file names.
+struct AnyMachine;
+
+impl Host for AnyMachine {
+    fn interface_exists(&self, _: &str) -> bool {
+        true
+    }
+
+    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
+        Ok(PrivateKey::generate([1; 32]))
+    }
+}
+
+/// The fenced blocks of TOML, with real keys in the place of their descriptions.
+fn examples(text: &str) -> Vec<String> {
+    let key = PrivateKey::generate([2; 32]).public();
+    let blocks = text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let keyed = |block: &str| {
+        let lines = block.lines().map(|line| match line.starts_with("public_key") {
+            true => format!("public_key = \"{key}\"\n"),
+            false => format!("{line}\n"),
+        });
+        lines.collect()
+    };
+    blocks.map(keyed).collect()
+}
+
+#[test]
+fn every_configuration_shown_is_valid() {
+    for (path, shown) in [("README.md", 2), ("docs/configuration.md", 1)] {
+        let examples = examples(&read(path));
+        assert_eq!(examples.len(), shown, "{path}");
+        for text in examples {
+            let parsed = config::parse(&text, Path::new("/etc/mef/router.toml"), &AnyMachine);
+            assert!(parsed.is_ok(), "{path}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
+#[test]
+fn every_stage_and_reason_of_a_drop_is_explained() {
+    let text = read("docs/operating.md");
+    let names = Stage::ALL.iter().map(|s| s.as_str()).chain(DropReason::ALL.iter().map(|r| r.as_str()));
+    let missing: Vec<&str> = names.filter(|n| !text.contains(&format!("\n| `{n}` | "))).collect();
+    assert!(missing.is_empty(), "docs/operating.md does not explain {missing:?}");
+}
