@@ -14,6 +14,9 @@ RUST_MINIMUM   := 1.85
 
 STEP = @printf '\n\033[1m==> %s\033[0m\n'
 
+# Measurements would disturb each other.
+.NOTPARALLEL:
+
 .PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench lint clean root
 
 help: ## Show this list
