@@ -9,3 +9,4 @@
 mod byte_exact;
 mod connections;
 mod lab;
+mod programs;
