@@ -31,6 +31,10 @@ pub const DATAGRAM_OVERHEAD: usize = FRAME_HEADER + 4;
 /// Bytes of a FRAG frame beside its piece.
 pub const FRAGMENT_OVERHEAD: usize = FRAME_HEADER + 6;
 
+/// Set in the code of a RESET that answers the peer's: the sender still hands on the bytes in front
+/// of the peer's reset. Without it the sender reads nothing more, and the peer may drop what it holds.
+pub const RESET_ECHO: u8 = 0x80;
+
 /// Inner flag: the sender wants this packet acknowledged.
 pub const FLAG_ELICITS_ACK: u16 = 1;
 /// Inner flag: the sender has nothing more to send now, acknowledge at once.

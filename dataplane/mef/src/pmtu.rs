@@ -242,6 +242,11 @@ impl PathMtu {
         self.settle(now);
     }
 
+    /// Nothing passed for a while, whatever its size, and now something does: that was no black hole for large packets.
+    pub fn path_returned(&mut self) {
+        self.black_hole = BlackHole::default();
+    }
+
     /// A packet that is not a probe leaves.
     pub fn on_packet_sent(&mut self, now: Instant, size: u16) {
         if size > BASE {

@@ -313,7 +313,13 @@ impl RecvStream {
 
     /// The credit to announce, if it has grown enough to be worth saying.
     pub fn credit_due(&self) -> bool {
-        self.end.is_none() && self.read + self.window >= self.max_offset + self.window / 8
+        // The end is stated ahead of the last bytes: they may still lie beyond the credit.
+        self.end.is_none_or(|e| e > self.max_offset)
+            && self.read + self.window >= self.max_offset + self.window / 8
+    }
+    /// How far the peer may send.
+    pub fn granted(&self) -> u64 {
+        self.max_offset
     }
     /// Changes how far ahead of the host's reading the peer may send; what was granted stays granted.
     pub fn set_window(&mut self, window: u64) {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use mef_packet::Instant;
 
 use crate::chunks::{ChunkPool, StreamBuffer};
-use crate::codec::{SpanId, MAX_REPAIR_SYMBOLS, MAX_SPAN_SYMBOLS};
+use crate::codec::{SpanId, MAX_REPAIR_SYMBOLS, MAX_SPAN_SYMBOLS, RESET_ECHO};
 use crate::ranges::RangeSet;
 use crate::repair::{self, SpanEncoder};
 
@@ -165,19 +165,27 @@ impl SendStream {
     }
     /// No more bytes will be written and the connection is to be reset behind those that were.
     pub fn reset(&mut self, code: u8) {
-        if !matches!(self.ending, End::Reset(_)) {
+        let stands = match self.ending {
+            End::Reset(old) => old & RESET_ECHO == 0 || code & RESET_ECHO != 0,
+            _ => false,
+        };
+        if !stands {
             self.ending = End::Reset(code);
             self.end_acked = false;
         }
     }
-    /// Forgets what was not yet sent and what may be lost: nobody reads it any more.
-    pub fn discard(&mut self, pool: &mut ChunkPool) {
-        self.end = self.next;
-        self.una = self.next;
+    /// Drops everything held: nobody reads it any more. The end may have been stated, so it stays
+    /// where it is; returns how many bytes up to it were never sent.
+    pub fn discard(&mut self, pool: &mut ChunkPool) -> u64 {
+        let unsent = self.unsent();
+        self.una = self.end;
+        self.next = self.end;
+        self.acked.clear();
         self.lost.clear();
         self.again.clear();
         self.spans.clear();
         self.buffer.clear(pool);
+        unsent
     }
     pub fn release(&mut self, pool: &mut ChunkPool) {
         self.buffer.clear(pool);
@@ -209,14 +217,16 @@ impl SendStream {
         }
     }
 
-    /// Bytes `[offset, offset + len)` were declared lost for the `generation + 1`-th time.
+    /// Bytes `[offset, offset + len)` were declared lost for the `generation`-th time (0 if that is not known to be the path's doing).
     pub fn on_lost(&mut self, offset: u64, len: u64, generation: u8) {
         let start = offset.max(self.una);
         let end = offset + len;
         let missing: Vec<(u64, u64)> = self.acked.gaps(start, end).collect();
         for (s, e) in missing {
-            if s < e && !self.lost.contains_key(&s) {
-                self.lost.insert(s, (e, generation.saturating_add(1)));
+            if s < e {
+                // A second copy, or pieces sent after the path's MTU fell, may be lost already.
+                self.clear_lost(s, e);
+                self.lost.insert(s, (e, generation));
             }
         }
     }
@@ -257,7 +267,19 @@ impl SendStream {
             .iter()
             .map(|(&s, &(e, g))| (s, e, g))
             .find(|&(s, _, _)| !protected.iter().any(|&(b, t)| s >= b && s < t));
-        if let Some((offset, end, generation)) = lost {
+        if let Some((offset, mut end, generation)) = lost {
+            // Pieces of another packet size are joined, or a smaller MTU would halve the packets again and again.
+            while end - offset < max as u64 {
+                match self.lost.get(&end) {
+                    Some(&(e, g))
+                        if g == generation
+                            && !protected.iter().any(|&(b, t)| end >= b && end < t) =>
+                    {
+                        end = e
+                    }
+                    _ => break,
+                }
+            }
             let len = usize::try_from(end - offset).unwrap_or(max).min(max);
             return Some(Next::Data {
                 offset,
@@ -306,7 +328,7 @@ impl SendStream {
     /// Bytes that [`next`](Self::next) offered left in a packet. Returns how many were sent for the first time.
     pub fn on_sent(&mut self, offset: u64, len: usize, generation: u8) -> u64 {
         let end = offset + len as u64;
-        if generation == 0 && offset == self.next {
+        if offset == self.next {
             self.next = end;
             return len as u64;
         }
@@ -317,11 +339,7 @@ impl SendStream {
             self.again.pop_front();
             return 0;
         }
-        if let Some((e, g)) = self.lost.remove(&offset) {
-            if e > end {
-                self.lost.insert(end, (e, g));
-            }
-        }
+        self.clear_lost(offset, end);
         if generation >= TWICE_FROM {
             self.again.push_back((offset, end, generation));
         }
@@ -463,35 +481,40 @@ impl SendStream {
             }
         }
     }
-    /// Every span has sent what it will and heard of it all, yet bytes are missing.
+    /// Every span that still relies on repair has sent what it will and heard of it all, yet bytes
+    /// are missing. Spans whose losses are retransmitted are no reason to wait.
     pub fn waits_for_word(&self) -> bool {
-        let missing = self.end_of_flight() > self.una;
-        missing
-            && self
-                .spans
-                .iter()
-                .all(|s| s.to_send == 0 && s.in_flight == 0 && !s.spent)
-            && self.flight_settled()
-    }
-    fn end_of_flight(&self) -> u64 {
-        self.spans.back().map_or(self.una, Span::end)
-    }
-    /// Everything unacknowledged inside the spans is known to be lost.
-    fn flight_settled(&self) -> bool {
-        self.acked
-            .gaps(self.una, self.end_of_flight())
-            .all(|(s, e)| {
-                self.lost
-                    .range(..=s)
+        let mut missing = false;
+        for span in self.spans.iter().filter(|s| !s.spent) {
+            if span.to_send > 0 || span.in_flight > 0 {
+                return false;
+            }
+            for (start, _) in self.acked.gaps(span.base.max(self.una), span.end()) {
+                missing = true;
+                let is_lost = self
+                    .lost
+                    .range(..=start)
                     .next_back()
-                    .is_some_and(|(_, &(end, _))| end > s)
-                    && e > s
-            })
+                    .is_some_and(|(_, &(end, _))| end > start);
+                if !is_lost {
+                    return false;
+                }
+            }
+        }
+        missing
+    }
+    /// The span at `base` cannot be repaired any more: its losses are retransmitted.
+    pub fn give_up_span(&mut self, base: u64) {
+        if let Some(s) = self.spans.iter_mut().find(|s| s.base == base) {
+            s.spent = true;
+            s.to_send = 0;
+        }
     }
     /// Repair did not bring the spans home: their losses are retransmitted.
     pub fn give_up_spans(&mut self) {
         for s in &mut self.spans {
             s.spent = true;
+            s.to_send = 0;
         }
     }
     /// Whether any span waits for the repair rule.

@@ -49,6 +49,7 @@ pub enum Carried {
     },
     Reset {
         flow: u32,
+        code: u8,
     },
     Window {
         flow: u32,
@@ -81,6 +82,8 @@ struct SentPacket {
     carried: CarriedSet,
     /// Line bytes sent in this session up to and including this packet.
     sent_bytes: u64,
+    /// Its fate says something about the path's random loss.
+    telling: bool,
 }
 
 /// One packet's fate, as reported by [`SentLedger`].
@@ -92,6 +95,8 @@ pub struct Fate {
     pub sent_bytes: u64,
     /// Declared lost before, and acknowledged now.
     pub spurious: bool,
+    /// Declared lost because nothing was heard, not because something later arrived.
+    pub unheard: bool,
 }
 
 /// Packets sent in one session, by packet number.
@@ -108,6 +113,8 @@ pub struct SentLedger {
     last_spurious: Instant,
     /// First packet number that may still be in flight: scans start here.
     scan: u64,
+    /// First packet number whose fate [`settle`](Self::settle) has not reported.
+    unsettled: u64,
     oldest_in_flight: Option<Instant>,
 }
 
@@ -121,6 +128,7 @@ impl Default for SentLedger {
             reorder_sixteenths: 1,
             last_spurious: Instant::ZERO,
             scan: 0,
+            unsettled: 0,
             oldest_in_flight: None,
         }
     }
@@ -141,6 +149,7 @@ impl SentLedger {
         if self.packets.is_empty() {
             self.floor = number;
             self.scan = number;
+            self.unsettled = number;
         }
         // A number that was burnt without a packet leaves a settled record.
         while self.floor + (self.packets.len() as u64) < number {
@@ -150,6 +159,7 @@ impl SentLedger {
                 state: State::Acked,
                 carried: [Carried::Nothing; MAX_CARRIED],
                 sent_bytes,
+                telling: false,
             });
         }
         let state = if elicits {
@@ -167,6 +177,7 @@ impl SentLedger {
             state,
             carried,
             sent_bytes,
+            telling: elicits && !matches!(carried, [Carried::Probe { .. }, ..]),
         });
     }
 
@@ -218,6 +229,7 @@ impl SentLedger {
                 sent_at: p.at,
                 sent_bytes: p.sent_bytes,
                 spurious: was == State::Lost,
+                unheard: false,
             },
         );
         if was == State::InFlight {
@@ -285,30 +297,63 @@ impl SentLedger {
     pub fn detect_lost(&mut self, now: Instant, rtt: &Rtt, out: &mut Vec<Fate>) {
         let before = self.newest_acked - self.reorder_window(rtt);
         let timed_out = now - rtt.timeout() - self.reorder_window(rtt);
-        let limit = before.max(timed_out);
-        self.declare(out, |at| at <= limit);
-        self.forget(now, rtt);
+        // What left about when the newest arrival did shares its path: its timeout is a loss like any other.
+        let witnessed = self.newest_acked + self.reorder_window(rtt);
+        self.declare(out, witnessed, before.max(timed_out));
+    }
+
+    /// Declares lost and forgets what left longer than `age` ago.
+    pub fn forget_stale(&mut self, now: Instant, age: Duration, out: &mut Vec<Fate>) {
+        let before = now - age;
+        self.declare(out, Instant::ZERO, before);
+        while self.packets.len() > 1 && self.packets.front().is_some_and(|p| p.at < before) {
+            self.packets.pop_front();
+            self.floor += 1;
+        }
+        self.scan = self.scan.max(self.floor);
     }
 
     /// Declares everything in flight lost: the session it travelled in is over.
     pub fn declare_all_lost(&mut self, out: &mut Vec<Fate>) {
-        self.declare(out, |_| true);
+        self.declare(out, Instant::ZERO, Instant::FAR_FUTURE);
         *self = Self {
             reorder_sixteenths: self.reorder_sixteenths,
             ..Self::default()
         };
     }
 
-    fn declare(&mut self, out: &mut Vec<Fate>, lost: impl Fn(Instant) -> bool) {
+    /// Reports, in the order in which they were sent, the packets whose fate is known: true for arrived.
+    pub fn settle(&mut self, mut report: impl FnMut(bool)) {
+        self.unsettled = self.unsettled.max(self.floor);
+        let start = usize::try_from(self.unsettled - self.floor).unwrap_or(usize::MAX);
+        for p in self.packets.iter().skip(start) {
+            if p.state == State::InFlight {
+                break;
+            }
+            if p.telling {
+                report(p.state == State::Acked);
+            }
+            self.unsettled += 1;
+        }
+    }
+
+    /// Gives up what is in flight because nothing is heard any more; appends the fates to `out`.
+    pub fn declare_unheard(&mut self, out: &mut Vec<Fate>) {
+        self.declare(out, Instant::ZERO, Instant::FAR_FUTURE);
+    }
+
+    /// Declares lost what left until `limit`; what left until `witnessed` had others around it that arrived.
+    fn declare(&mut self, out: &mut Vec<Fate>, witnessed: Instant, limit: Instant) {
         let start = usize::try_from(self.scan.saturating_sub(self.floor)).unwrap_or(0);
         let mut first_open = None;
         for (i, p) in self.packets.iter_mut().enumerate().skip(start) {
-            if !lost(p.at) {
+            if p.at > limit {
                 first_open = Some(i);
                 break;
             }
             if p.state == State::InFlight {
                 p.state = State::Lost;
+                p.telling &= p.at <= witnessed;
                 self.in_flight -= 1;
                 out.push(Fate {
                     carried: p.carried,
@@ -316,6 +361,7 @@ impl SentLedger {
                     sent_at: p.at,
                     sent_bytes: p.sent_bytes,
                     spurious: false,
+                    unheard: p.at > witnessed,
                 });
             }
         }
@@ -330,7 +376,7 @@ impl SentLedger {
     }
 
     /// Drops the records of settled packets; those declared lost stay for two RTT, so that a late arrival is recognised.
-    fn forget(&mut self, now: Instant, rtt: &Rtt) {
+    pub fn forget(&mut self, now: Instant, rtt: &Rtt) {
         let keep = now - rtt.smoothed() * 2;
         while let Some(p) = self.packets.front() {
             let done = match p.state {
@@ -453,6 +499,9 @@ mod tests {
         let mut v = Vec::new();
         l.on_ack(ms(120), 9, &Received::Runs(&[10]), &mut v);
         l.detect_lost(ms(120), &rtt(), &mut v);
-        assert_eq!(l.floor(), 10);
+        let mut arrived = 0;
+        l.settle(|a| arrived += u32::from(a));
+        l.forget(ms(120), &rtt());
+        assert_eq!((arrived, l.floor()), (10, 10));
     }
 }

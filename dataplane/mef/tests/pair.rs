@@ -51,6 +51,7 @@ struct Wire {
     jitter: Duration,
     loss: f64,
     mtu: usize,
+    hole: bool,
     rng: Rng,
     free_at: [Instant; 2],
     queue_max: Duration,
@@ -89,6 +90,7 @@ impl Wire {
             jitter: Duration::ZERO,
             loss,
             mtu: 1500,
+            hole: false,
             rng: Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             free_at: [now; 2],
             queue_max: Duration::ZERO,
@@ -122,7 +124,10 @@ impl Wire {
                 self.queue_max = self.queue_max.max(start.since(self.now));
                 self.free_at[side] =
                     start + self.rate.time_for(mef_packet::Bytes(packed.line_bytes));
-                if self.rng.unit() < self.loss || out.len() + usize::from(OVERHEAD) > self.mtu {
+                if self.hole
+                    || self.rng.unit() < self.loss
+                    || out.len() + usize::from(OVERHEAD) > self.mtu
+                {
                     continue;
                 }
                 let at = self.free_at[side] + self.delay + self.jitter.mul_f64(self.rng.unit());
@@ -332,4 +337,56 @@ fn a_path_that_shrinks_is_found_out() {
     println!("{took:.2} s, mtu {}", w.ends[0].link.path_mtu());
     assert!(took < 0.97 + 1.0, "stalled: {took} s");
     assert!((1380..=1400).contains(&w.ends[0].link.path_mtu()));
+}
+
+#[test]
+fn a_black_hole_is_left_quickly() {
+    let mut w = Wire::new(BitRate::from_mbit(100), RTT, 0.0, 9);
+    w.up();
+    let flow = w.ends[0].link.open(w.now, setup()).unwrap();
+    let start = w.now;
+    let (mut read, mut last, mut series) = (0u64, 0u64, Vec::new());
+    let mut tick = start;
+    let mut silent_at = None;
+    while w.now < start + Duration::from_secs(9) {
+        let e = &mut w.ends[0];
+        let room = e.link.write_room(&e.pool, flow);
+        if room > 0 {
+            let data = vec![0; room];
+            e.link.write(&mut e.pool, flow, &data);
+        }
+        let t = w.now.since(start).as_secs_f64();
+        w.hole = (3.0..6.0).contains(&t);
+        w.step();
+        let e = &mut w.ends[1];
+        while e.link.poll_event().is_some() {}
+        loop {
+            let n = e.link.peek(flow).len();
+            if n == 0 {
+                break;
+            }
+            read += n as u64;
+            e.link.consume(w.now, &mut e.pool, flow, n);
+        }
+        let e = &mut w.ends[0];
+        while let Some(ev) = e.link.poll_event() {
+            println!("{t:.3} {ev:?}");
+            if ev == Event::Silent {
+                silent_at.get_or_insert(t);
+            }
+        }
+        if w.now >= tick {
+            tick = w.now + Duration::from_millis(100);
+            series.push((read - last) * 8 / 100_000);
+            last = read;
+        }
+    }
+    println!("{series:?}");
+    assert!(
+        silent_at.is_some_and(|t| (3.0..4.3).contains(&t)),
+        "{silent_at:?}"
+    );
+    // Two round trips after its end bytes arrive, and the line is full again soon.
+    let resumed: u64 = series[64..].iter().take(10).sum();
+    assert!(resumed > 750, "{series:?}");
 }

@@ -8,13 +8,26 @@ use super::{
     Control, Event, Link, Opening, PacketError, Reassembly, SendKey, KEEPALIVE, MAX_FLOWS, SWEEP,
 };
 use crate::chunks::ChunkPool;
-use crate::codec::{self, Ack, Frame, Hello, FLAG_ACK_NOW, FLAG_ELICITS_ACK};
+use crate::codec::{self, Ack, Frame, Hello, FLAG_ACK_NOW, FLAG_ELICITS_ACK, RESET_ECHO};
 use crate::guard::AckSample;
 use crate::received::ReceivedLedger;
 use crate::recv_stream::RecvStream;
 use crate::send_stream::{End, SendStream};
 use crate::sent::{Carried, Fate};
 
+fn speaks_of_flow(frame: &Frame<'_>) -> bool {
+    !matches!(
+        frame,
+        Frame::Hello(_)
+            | Frame::Ack(_)
+            | Frame::Ping { .. }
+            | Frame::Probe { .. }
+            | Frame::Unknown { .. }
+    )
+}
+
+/// How long an answer is awaited while nothing is acknowledged.
+const STALE: Duration = Duration::from_secs(10);
 /// Most datagrams whose other half is awaited.
 const MAX_REASSEMBLY: usize = 256;
 
@@ -32,7 +45,10 @@ impl Link {
         self.fates = fates;
         self.received = ReceivedLedger::default();
         self.sent_bytes = 0;
-        self.silent = false;
+        if self.silent {
+            self.silent = false;
+            self.events.push_back(Event::Resumed);
+        }
         self.last_ack = now;
         self.last_elicit = now;
         self.guard.session_started(now);
@@ -64,6 +80,8 @@ impl Link {
     ) -> Result<(), PacketError> {
         let taken = self.take_frames(now, pool, inner);
         match taken {
+            // Not a loss of this end's making: the peer sends it again once it may.
+            Err(PacketError::BeforeHello) => Err(PacketError::BeforeHello),
             Ok(flags) => {
                 let elicits = flags & FLAG_ELICITS_ACK != 0;
                 self.received.on_packet(
@@ -95,7 +113,12 @@ impl Link {
             f?;
         }
         for frame in frames {
-            self.take_frame(now, pool, frame?)?;
+            let frame = frame?;
+            // A peer that restarted counts its flows anew; its HELLO says so and goes first.
+            if !self.probing && speaks_of_flow(&frame) {
+                return Err(PacketError::BeforeHello);
+            }
+            self.take_frame(now, pool, frame)?;
         }
         Ok(header.flags)
     }
@@ -164,13 +187,29 @@ impl Link {
             }
             Frame::Reset { flow, offset, code } => {
                 if self.flow_for(flow)? {
+                    let echo = code & RESET_ECHO != 0;
+                    let code = code & !RESET_ECHO;
                     self.with_recv(flow, |recv| recv.on_end(offset, Some(code)))?;
-                    // The far host is gone: what we still hold for it interests nobody.
+                    let ours = (flow % 2 == 0) == self.config.even_flows;
                     if let Some(f) = self.flows.get_mut(&flow) {
                         if !matches!(f.send.ending(), End::Reset(_)) {
-                            f.send.discard(pool);
-                            f.send.reset(code);
+                            // The far host is gone: what we still hold for it interests nobody.
+                            self.stream_sent += f.send.discard(pool);
+                            f.send.reset(code | RESET_ECHO);
                             self.control_twice(now, Control::End(flow));
+                        } else if !echo {
+                            // Both were reset: the peer throws away what we still hold.
+                            self.stream_sent += f.send.discard(pool);
+                        }
+                    }
+                    if let Some(f) = self.flows.get_mut(&flow) {
+                        if ours && offset == 0 && f.opening == Opening::Pending {
+                            // The reset overtook a REFUSED that may be lost for good.
+                            f.opening = Opening::Refused(code);
+                        } else if f.setup.is_none() {
+                            // Reset before its SETUP came: the router need not hear of it.
+                            f.abandoned = true;
+                            f.released = true;
                         }
                     }
                     self.after_receive(now, pool, flow);
@@ -178,7 +217,11 @@ impl Link {
             }
             Frame::Setup { flow, setup } => {
                 if self.flow_for(flow)? {
-                    if let Some(f) = self.flows.get_mut(&flow).filter(|f| f.setup.is_none()) {
+                    if let Some(f) = self
+                        .flows
+                        .get_mut(&flow)
+                        .filter(|f| f.setup.is_none() && !f.abandoned)
+                    {
                         f.setup = Some(setup);
                         f.weight = super::weight_of(setup.weight);
                         self.events.push_back(Event::Setup { flow, setup });
@@ -265,14 +308,6 @@ impl Link {
         };
         if f.abandoned {
             self.drain_abandoned(now, pool, flow);
-            // Bytes that will never come count as consumed too, or the link's credit would leak.
-            if let Some(end) = self
-                .flows
-                .get(&flow)
-                .and_then(|f| f.recv.end().filter(|_| f.recv.is_finished()))
-            {
-                self.count_consumed(flow, end);
-            }
         } else {
             self.tell(flow);
         }
@@ -330,12 +365,9 @@ impl Link {
             self.events.push_back(Event::PeerRestarted { flows });
         }
         let first = self.peer.is_none() || restarted;
-        let up = !self.is_up() || first;
+        let up = !self.probing || first;
         self.peer = Some(hello);
         self.stream_credit = self.stream_credit.max(hello.link_credit);
-        for f in self.flows.values_mut() {
-            f.send.set_credit(hello.flow_credit);
-        }
         if up {
             self.events.push_back(Event::Up);
             self.activate_all();
@@ -358,6 +390,11 @@ impl Link {
             if let Some(f) = self.flows.get(&id) {
                 self.activated.push((SendKey::Stream(id), f.weight));
             }
+        }
+        let mut waiting: Vec<u32> = self.datagrams.keys().copied().collect();
+        waiting.sort_unstable();
+        for flow in waiting {
+            self.activated.push((SendKey::Datagram(flow), 1000));
         }
     }
 
@@ -402,6 +439,7 @@ impl Link {
             self.last_ack = now;
             if self.silent {
                 self.silent = false;
+                self.pmtu.path_returned();
                 self.events.push_back(Event::Resumed);
                 self.activate_all();
             }
@@ -410,8 +448,6 @@ impl Link {
             if fate.spurious {
                 self.loss.on_spurious(1);
                 self.stats.packets_spurious += 1;
-            } else {
-                self.loss.on_acked(1);
             }
             if fate.size > crate::pmtu::BASE {
                 self.newest_large_acked = self.newest_large_acked.max(fate.sent_at);
@@ -429,9 +465,17 @@ impl Link {
         let mut fates = core::mem::take(&mut self.fates);
         fates.clear();
         self.sent.detect_lost(now, &self.rtt, &mut fates);
+        let loss = &mut self.loss;
+        self.sent.settle(|arrived| {
+            if arrived {
+                loss.on_acked(1)
+            } else {
+                loss.on_lost(1)
+            }
+        });
+        self.sent.forget(now, &self.rtt);
         let mtu = self.pmtu.current();
         for fate in &fates {
-            self.loss.on_lost(1);
             self.stats.packets_lost += 1;
             // A loss that a later large packet survived says nothing about size.
             if fate.sent_at > self.newest_large_acked {
@@ -461,10 +505,13 @@ impl Link {
                         f.send.on_repair(base, true);
                     }
                 }
-                Carried::Fin { flow } | Carried::Reset { flow } => {
+                Carried::Fin { flow } | Carried::Reset { flow, .. } => {
                     if let Some(f) = self.flows.get_mut(&flow) {
-                        let is_reset = matches!(c, Carried::Reset { .. });
-                        if matches!(f.send.ending(), End::Reset(_)) == is_reset {
+                        let said = match c {
+                            Carried::Reset { code, .. } => End::Reset(code),
+                            _ => End::Finished,
+                        };
+                        if f.send.ending() == said {
                             f.send.end_acked();
                         }
                         self.after_ack(pool, flow);
@@ -502,6 +549,8 @@ impl Link {
                     generation,
                 } => {
                     if let Some(f) = self.flows.get_mut(&flow) {
+                        // Only a loss that the path is known to have caused counts towards sending twice.
+                        let generation = generation + u8::from(!fate.unheard);
                         f.send.on_lost(offset, u64::from(len), generation);
                         self.activated.push((SendKey::Stream(flow), f.weight));
                     }
@@ -516,7 +565,7 @@ impl Link {
                 }),
                 Carried::Opened { flow } => self.again(flow, Control::Opened(flow), |_| true),
                 Carried::Refused { flow } => self.again(flow, Control::Refused(flow), |_| true),
-                Carried::Fin { flow } | Carried::Reset { flow } => {
+                Carried::Fin { flow } | Carried::Reset { flow, .. } => {
                     self.again(flow, Control::End(flow), |f| !f.send.is_end_acked());
                 }
                 Carried::Window { flow: 0 } => {
@@ -613,6 +662,9 @@ impl Link {
         }
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
+            if self.silent {
+                self.forget_stale(now);
+            }
             let keep = self.history_time();
             for f in self.flows.values_mut() {
                 f.recv.free(pool, now, keep);
@@ -621,6 +673,17 @@ impl Link {
             self.top_up(now);
         }
         self.guard.poll(now);
+    }
+
+    /// Probes of a long silence are not remembered for ever. They are no sample of the path's loss.
+    fn forget_stale(&mut self, now: Instant) {
+        let mut fates = core::mem::take(&mut self.fates);
+        fates.clear();
+        self.sent.forget_stale(now, STALE, &mut fates);
+        for fate in &fates {
+            self.apply_lost(now, fate);
+        }
+        self.fates = fates;
     }
 
     /// Least time between two spans of one flow: a flow that its host feeds slowly runs empty all the time.
@@ -639,6 +702,13 @@ impl Link {
             .min(now.since(self.last_ack.min(oldest)));
         if quiet > limit && self.last_elicit > self.last_ack {
             self.silent = true;
+            let mut fates = core::mem::take(&mut self.fates);
+            fates.clear();
+            self.sent.declare_unheard(&mut fates);
+            for fate in &fates {
+                self.apply_lost(now, fate);
+            }
+            self.fates = fates;
             self.silent_since = self.last_ack;
             self.events.push_back(Event::Silent);
         }

@@ -32,7 +32,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use mef_packet::{BitRate, Instant};
 
 use crate::chunks::ChunkPool;
-use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER};
+use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER, RESET_ECHO};
 use crate::guard::CapacityGuard;
 use crate::loss::LossEstimator;
 use crate::pmtu::PathMtu;
@@ -104,6 +104,8 @@ pub enum PacketError {
     AckOfUnsent,
     #[error("a flow number that the peer may not use")]
     BadFlow,
+    #[error("frames of flows before the HELLO of this session")]
+    BeforeHello,
 }
 
 /// Why a datagram was not taken.
@@ -147,6 +149,9 @@ pub struct FlowView {
     pub held: u64,
     pub retransmitted: u64,
     pub recovered: u64,
+    /// How far the peer lets this end send, and this end the peer.
+    pub credit: u64,
+    pub granted: u64,
 }
 
 #[derive(Debug)]
@@ -165,6 +170,13 @@ struct Flow {
     /// Bytes of this flow already counted as consumed for the link's credit.
     counted: u64,
     told: bool,
+}
+
+impl Flow {
+    /// Nothing more is to come: all was read, or nobody reads on and the peer's reset drops the rest.
+    fn is_received(&self) -> bool {
+        self.recv.is_finished() || (self.abandoned && self.recv.reset().is_some())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +224,8 @@ pub struct Link {
     config: LinkConfig,
     peer: Option<Hello>,
     in_session: bool,
-    /// The path's MTU is being or was probed in this session.
+    /// The peer's HELLO has come in this session: it is known to be the one that the flows belong to,
+    /// and the path's MTU is being or was probed.
     probing: bool,
     flows: HashMap<u32, Flow>,
     next_flow: u32,
@@ -228,6 +241,8 @@ pub struct Link {
     events: VecDeque<Event>,
     activated: Vec<(SendKey, u32)>,
     datagrams: HashMap<u32, DatagramQueue>,
+    /// Bytes in all of these queues.
+    datagram_bytes: usize,
     reassembly: HashMap<u32, Reassembly>,
     next_fragment: u32,
     /// Flows whose queue ran empty and whose tail waits for its span.
@@ -241,6 +256,8 @@ pub struct Link {
     /// Stream bytes taken from the link by hosts, and the credit last announced.
     consumed: u64,
     announced: u64,
+    /// Most that a HELLO has granted to each new flow.
+    promised: u64,
     blocked_on_link: bool,
     /// Departure of the newest packet above the base MTU that was acknowledged.
     newest_large_acked: Instant,
@@ -255,6 +272,8 @@ pub struct Link {
     stats: LinkStats,
 }
 
+/// Largest IP packet.
+const MAX_PACKET: usize = 65_535;
 /// Most flows of one link.
 const MAX_FLOWS: usize = 100_000;
 const SWEEP: Duration = Duration::from_millis(200);
@@ -280,6 +299,7 @@ impl Link {
             events: VecDeque::new(),
             activated: Vec::new(),
             datagrams: HashMap::new(),
+            datagram_bytes: 0,
             reassembly: HashMap::new(),
             next_fragment: 0,
             quiet: BTreeSet::new(),
@@ -289,6 +309,7 @@ impl Link {
             stream_credit: 0,
             consumed: 0,
             announced: config.link_credit,
+            promised: 0,
             blocked_on_link: false,
             newest_large_acked: Instant::ZERO,
             last_ack: now,
@@ -347,6 +368,15 @@ impl Link {
     pub fn stats(&self) -> LinkStats {
         self.stats
     }
+    /// Stream bytes of the link: sent and allowed to be sent; consumed here and announced to the peer.
+    pub fn stream_credit(&self) -> [u64; 4] {
+        [
+            self.stream_sent,
+            self.stream_credit,
+            self.consumed,
+            self.announced,
+        ]
+    }
     pub fn setup_of(&self, flow: u32) -> Option<&Setup> {
         self.flows.get(&flow)?.setup.as_ref()
     }
@@ -365,6 +395,8 @@ impl Link {
             held: f.send.held(),
             retransmitted: f.send.retransmitted(),
             recovered: f.recv.recovered(),
+            credit: f.send.credit(),
+            granted: f.recv.granted(),
         })
     }
     /// Stream bytes in one full packet. Even, because the erasure code works on 16-bit words.
@@ -416,7 +448,7 @@ impl Link {
             setup,
             opening: Opening::Pending,
             send: SendStream::new(self.flow_credit()),
-            recv: RecvStream::new(self.flow_window()),
+            recv: RecvStream::new(self.flow_window().max(self.promised)),
             stalled_since: None,
             abandoned: false,
             released: false,
@@ -437,8 +469,8 @@ impl Link {
     pub fn refuse(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, code: u8) {
         if let Some(f) = self.flows.get_mut(&flow) {
             f.opening = Opening::Refused(code);
-            f.send.discard(pool);
-            f.send.reset(0);
+            self.stream_sent += f.send.discard(pool);
+            f.send.reset(code & !RESET_ECHO);
             self.control_twice(now, Control::Refused(flow));
             self.control_twice(now, Control::End(flow));
             self.abandon(now, pool, flow);
@@ -469,6 +501,13 @@ impl Link {
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
+    /// Whether host bytes are still wanted, if not at once: neither half has been reset.
+    pub fn takes_bytes(&self, flow: u32) -> bool {
+        self.flows
+            .get(&flow)
+            .is_some_and(|f| f.send.ending() == End::Open && !f.abandoned)
+    }
+
     /// Queues host bytes; returns how many were taken.
     pub fn write(&mut self, pool: &mut ChunkPool, flow: u32, data: &[u8]) -> usize {
         let Some(f) = self.flows.get_mut(&flow) else {
@@ -496,8 +535,9 @@ impl Link {
     /// The host reset the connection: the far host gets its bytes, then a reset. Nothing more is read.
     pub fn reset(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, code: u8) {
         if let Some(f) = self.flows.get_mut(&flow) {
-            if !matches!(f.send.ending(), End::Reset(_)) {
-                f.send.reset(code);
+            let before = f.send.ending();
+            f.send.reset(code & !RESET_ECHO);
+            if f.send.ending() != before {
                 self.control_twice(now, Control::End(flow));
             }
             self.abandon(now, pool, flow);
@@ -520,19 +560,26 @@ impl Link {
         };
         let n = usize::try_from(f.recv.readable()).unwrap_or(usize::MAX);
         f.recv.consume(now, n);
-        let total = f.recv.read_offset();
-        self.count_consumed(flow, total);
-        if let Some(f) = self.flows.get_mut(&flow) {
-            f.recv.free(pool, now, Duration::ZERO);
+        f.recv.free(pool, now, Duration::ZERO);
+        // Bytes that will never come count as consumed too, or the link's credit would leak.
+        let total = match f.recv.end() {
+            Some(end) if f.is_received() => end,
+            _ => f.recv.read_offset(),
+        };
+        if f.recv.credit_due() {
+            self.queue_control(Instant::ZERO, Control::Window(flow));
         }
+        self.count_consumed(flow, total);
     }
 
     fn count_consumed(&mut self, flow: u32, total: u64) {
         if let Some(f) = self.flows.get_mut(&flow) {
-            self.consumed += total.saturating_sub(f.counted);
+            let more = total.saturating_sub(f.counted);
+            self.consumed = self.consumed.saturating_add(more);
             f.counted = f.counted.max(total);
         }
-        if self.consumed + self.config.link_credit > self.announced + self.config.link_credit / 8 {
+        let credit = self.config.link_credit;
+        if self.consumed.saturating_add(credit) > self.announced.saturating_add(credit / 8) {
             self.queue_control(Instant::ZERO, Control::Window(0));
         }
     }
@@ -587,12 +634,17 @@ impl Link {
         if packet.len() > whole && packet.len().div_ceil(2) > part {
             return Err(DatagramError::TooBig);
         }
+        // Whatever the number of flows, a host that floods does not fill the memory.
+        if self.datagram_bytes + packet.len() > 4 * limit.max(MAX_PACKET) {
+            return Err(DatagramError::QueueFull);
+        }
         let id = self.next_fragment;
         let queue = self.datagrams.entry(flow).or_default();
         if queue.bytes + packet.len() > limit {
             return Err(DatagramError::QueueFull);
         }
         queue.bytes += packet.len();
+        self.datagram_bytes += packet.len();
         if packet.len() <= whole {
             queue
                 .packets
@@ -628,7 +680,7 @@ impl Link {
         let done = self
             .flows
             .get(&flow)
-            .is_some_and(|f| f.released && f.send.is_done() && f.recv.is_finished());
+            .is_some_and(|f| f.released && f.send.is_done() && f.is_received());
         if !done {
             return;
         }

@@ -17,6 +17,14 @@ const CONTROL_SHARE: f64 = 0.01;
 /// Packed control stays below this, so that it passes any path.
 const CONTROL_LIMIT: usize = 1200;
 
+/// What came of asking a flow for a packet.
+enum Attempt {
+    Packed(Packed),
+    Nothing,
+    /// What it offered could not be sent and was given up: it may have something else.
+    Other,
+}
+
 struct CarriedList {
     set: CarriedSet,
     count: usize,
@@ -66,7 +74,7 @@ impl Link {
             let Some(&(at, what)) = self.control.get(i) else {
                 break;
             };
-            if at > now {
+            if at > now || (what != Control::Hello && !self.probing) {
                 i += 1;
                 continue;
             }
@@ -118,6 +126,7 @@ impl Link {
         let window = self.flow_window();
         Some(match what {
             Control::Hello => {
+                self.promised = self.promised.max(window);
                 let hello = Hello {
                     boot_id: self.config.boot_id,
                     workers: 1,
@@ -153,13 +162,14 @@ impl Link {
                 match f.send.ending() {
                     End::Open => return None,
                     End::Finished => (Frame::Fin { flow, offset }, Carried::Fin { flow }),
-                    End::Reset(code) => {
-                        (Frame::Reset { flow, offset, code }, Carried::Reset { flow })
-                    }
+                    End::Reset(code) => (
+                        Frame::Reset { flow, offset, code },
+                        Carried::Reset { flow, code },
+                    ),
                 }
             }
             Control::Window(0) => {
-                let max_offset = self.consumed + self.config.link_credit;
+                let max_offset = self.consumed.saturating_add(self.config.link_credit);
                 (
                     Frame::Window {
                         flow: 0,
@@ -204,14 +214,14 @@ impl Link {
         now: Instant,
         number: u64,
         key: SendKey,
-        pool: &mut ChunkPool,
+        _pool: &mut ChunkPool,
         out: &mut Vec<u8>,
     ) -> Option<Packed> {
-        if !self.in_session || self.silent {
+        if !self.in_session || self.silent || !self.probing {
             return None;
         }
         match key {
-            SendKey::Stream(flow) => self.pack_stream(now, number, flow, pool, out),
+            SendKey::Stream(flow) => self.pack_stream(now, number, flow, out),
             SendKey::Datagram(flow) => self.pack_datagram(now, number, flow, out),
         }
     }
@@ -221,15 +231,26 @@ impl Link {
         now: Instant,
         number: u64,
         id: u32,
-        _pool: &mut ChunkPool,
         out: &mut Vec<u8>,
     ) -> Option<Packed> {
+        loop {
+            match self.try_stream(now, number, id, out) {
+                Attempt::Packed(packed) => return Some(packed),
+                Attempt::Nothing => return None,
+                Attempt::Other => {}
+            }
+        }
+    }
+
+    fn try_stream(&mut self, now: Instant, number: u64, id: u32, out: &mut Vec<u8>) -> Attempt {
         let max = self.payload_size();
         let limit = self.inner_limit();
         let link_room = self.stream_credit.saturating_sub(self.stream_sent);
         let (loss, gap) = (self.loss.repair_loss(), self.span_gap());
         let start = out.len();
-        let f = self.flows.get_mut(&id)?;
+        let Some(f) = self.flows.get_mut(&id) else {
+            return Attempt::Nothing;
+        };
         let mut next = f.send.next(now, max, link_room);
         if next.is_none() {
             match f.send.span_due(gap) {
@@ -248,7 +269,7 @@ impl Link {
             if f.send.unsent() > 0 && link_room == 0 {
                 self.blocked_on_link = true;
             }
-            return None;
+            return Attempt::Nothing;
         };
         let mut b = Builder::new(out, limit);
         let mut carried = CarriedList::new();
@@ -264,7 +285,7 @@ impl Link {
                     // Only a defect of this program could lead here; give the range up rather than loop on it.
                     out.truncate(start);
                     f.send.on_sent(offset, len, generation);
-                    return None;
+                    return Attempt::Other;
                 }
                 let fresh = f.send.on_sent(offset, len, generation);
                 self.stream_sent += fresh;
@@ -301,8 +322,10 @@ impl Link {
                 );
                 self.scratch = symbol;
                 if !pushed {
+                    // The path's MTU fell below the symbols' size since the span was cut.
                     out.truncate(start);
-                    return None;
+                    f.send.give_up_span(base);
+                    return Attempt::Other;
                 }
                 self.stats.repairs_sent += 1;
                 carried.push(Carried::Repair { flow: id, base });
@@ -313,7 +336,7 @@ impl Link {
             b.flag(FLAG_ACK_NOW);
         }
         let inner_len = b.finish();
-        Some(self.account(now, number, inner_len, carried.set, true))
+        Attempt::Packed(self.account(now, number, inner_len, carried.set, true))
     }
 
     fn pack_datagram(
@@ -343,6 +366,7 @@ impl Link {
                 ),
             };
             queue.bytes = queue.bytes.saturating_sub(len);
+            self.datagram_bytes = self.datagram_bytes.saturating_sub(len);
             if !pushed {
                 // The path shrank while it waited.
                 out.truncate(start);
@@ -405,8 +429,10 @@ impl Link {
             at = at.min(self.pmtu.next_at(now));
         }
         at = at.min(self.guard.next_at());
-        for (t, _) in &self.control {
-            at = at.min(*t);
+        for (t, what) in &self.control {
+            if self.probing || *what == Control::Hello {
+                at = at.min(*t);
+            }
         }
         let gap: Duration = self.span_gap();
         for id in &self.quiet {
