@@ -10,3 +10,4 @@ mod byte_exact;
 mod connections;
 mod lab;
 mod programs;
+mod wire;
