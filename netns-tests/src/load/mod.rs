@@ -19,16 +19,16 @@
 //! ```
 
 mod agent;
-mod client;
+pub(crate) mod client;
 mod conn;
-mod header;
-mod payload;
-mod probe;
+pub(crate) mod header;
+pub(crate) mod payload;
+pub(crate) mod probe;
 mod server;
 mod spec;
 mod state;
 mod sys;
-mod transfer;
+pub(crate) mod transfer;
 
 pub use agent::{Agent, AgentError, Stopper};
 pub use spec::*;

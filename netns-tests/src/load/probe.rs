@@ -22,20 +22,20 @@ use super::state::{lock, Shared, Slot};
 use super::sys;
 
 const MAGIC: [u8; 8] = *b"MEFprob1";
-const HEAD: usize = 32;
+pub(crate) const HEAD: usize = 32;
 /// What one receiver keeps, in case somebody else sends here.
 const IDS_KEPT: usize = 16;
 const SAMPLES_KEPT: usize = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Packet {
-    id: u64,
-    sequence: u64,
-    sent_ns: u64,
+pub(crate) struct Packet {
+    pub id: u64,
+    pub sequence: u64,
+    pub sent_ns: u64,
 }
 
 impl Packet {
-    fn write(self, to: &mut [u8]) {
+    pub fn write(self, to: &mut [u8]) {
         let head = [
             MAGIC,
             self.id.to_be_bytes(),
@@ -47,7 +47,7 @@ impl Packet {
         }
     }
 
-    fn read(from: &[u8]) -> Option<Self> {
+    pub fn read(from: &[u8]) -> Option<Self> {
         let field = |i: usize| -> Option<[u8; 8]> { from.get(i * 8..i * 8 + 8)?.try_into().ok() };
         (field(0)? == MAGIC).then_some(())?;
         Some(Self {

@@ -113,7 +113,7 @@ pub fn receive(
     })
 }
 
-fn account(record: &mut ReceivedFlow, now: u64, n: u64) {
+pub(crate) fn account(record: &mut ReceivedFlow, now: u64, n: u64) {
     let bucket = now / BUCKET_NS;
     if record.first_ns.is_none() {
         record.first_ns = Some(now);

@@ -65,7 +65,7 @@ pub fn expected_seconds(topology: &Topology, seconds: u32) -> f64 {
     f64::from(seconds) + idle + warm_up_time(topology).as_secs_f64() + 1.5
 }
 
-fn has_bulk(topology: &Topology) -> bool {
+pub(crate) fn has_bulk(topology: &Topology) -> bool {
     topology.loads.iter().any(|l| l.kind == Kind::Bulk)
 }
 
@@ -308,7 +308,7 @@ fn wait_with_progress(time: Duration, progress: &Progress) {
     }
 }
 
-fn wan_figures(snapshot: &Snapshot, access: &[Snapshot], payload_from: Side) -> results::Wan {
+pub(crate) fn wan_figures(snapshot: &Snapshot, access: &[Snapshot], payload_from: Side) -> results::Wan {
     let d = match payload_from {
         Side::A => &snapshot.a_to_b,
         Side::B => &snapshot.b_to_a,

@@ -3,12 +3,12 @@
 
 mod emulator;
 mod exec;
-mod load;
-mod measure;
+pub(crate) mod load;
+pub(crate) mod measure;
 mod network;
 mod process;
 mod progress;
-mod router;
+pub(crate) mod router;
 
 use std::path::PathBuf;
 
@@ -162,7 +162,7 @@ pub fn run(args: &RunArgs, variants: &[Variant], command: &str) -> Result<Outcom
 }
 
 /// Another path for every repeat and variant, the same one for every transport.
-fn run_seed(seed: u64, repeat: u32, variant: usize) -> u64 {
+pub(crate) fn run_seed(seed: u64, repeat: u32, variant: usize) -> u64 {
     seed.wrapping_mul(1_000_003)
         .wrapping_add(u64::from(repeat) << 20)
         .wrapping_add(variant as u64)

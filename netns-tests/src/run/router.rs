@@ -47,7 +47,7 @@ pub struct LinkStatus {
 }
 
 impl Status {
-    fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.ready && !self.links.is_empty() && self.links.iter().all(|l| l.state == "up")
     }
 
