@@ -14,6 +14,8 @@ type Chunk = Box<[u8]>;
 pub struct ChunkPool {
     free: Vec<Chunk>,
     used: usize,
+    /// Of these, chunks with bytes that are to be sent.
+    sending: usize,
     limit: usize,
 }
 
@@ -23,22 +25,26 @@ impl ChunkPool {
         Self {
             free: Vec::new(),
             used: 0,
+            sending: 0,
             limit: usize::try_from(bytes).unwrap_or(usize::MAX) / CHUNK,
         }
     }
-    fn get(&mut self) -> Option<Chunk> {
-        if self.used >= self.limit {
+    /// Half of the budget is for what is to be sent: the rest is promised to the peers as credit.
+    fn get(&mut self, sending: bool) -> Option<Chunk> {
+        if self.used >= self.limit || (sending && !self.may_send_more()) {
             return None;
         }
         self.used += 1;
+        self.sending += usize::from(sending);
         Some(
             self.free
                 .pop()
                 .unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice()),
         )
     }
-    fn put(&mut self, chunk: Chunk) {
+    fn put(&mut self, chunk: Chunk, sending: bool) {
         self.used -= 1;
+        self.sending -= usize::from(sending);
         // What is free beyond a burst goes back to the system.
         if self.free.len() < 4096 {
             self.free.push(chunk);
@@ -50,9 +56,9 @@ impl ChunkPool {
     pub fn limit_bytes(&self) -> u64 {
         (self.limit * CHUNK) as u64
     }
-    /// Share of the budget in use, 0 to 1.
-    pub fn pressure(&self) -> f64 {
-        self.used as f64 / self.limit.max(1) as f64
+    /// Whether hosts may be read: what they send has a place.
+    pub fn may_send_more(&self) -> bool {
+        self.sending < self.limit.div_ceil(2)
     }
 }
 
@@ -62,6 +68,7 @@ pub struct StreamBuffer {
     /// Number of the chunk at the front.
     first: u64,
     chunks: VecDeque<Option<Chunk>>,
+    sending: bool,
 }
 
 fn locate(offset: u64) -> (u64, usize) {
@@ -69,10 +76,20 @@ fn locate(offset: u64) -> (u64, usize) {
 }
 
 impl StreamBuffer {
+    /// A buffer of bytes that have arrived.
     pub const fn new() -> Self {
         Self {
             first: 0,
             chunks: VecDeque::new(),
+            sending: false,
+        }
+    }
+    /// A buffer of bytes that are to be sent.
+    pub const fn for_sending() -> Self {
+        Self {
+            first: 0,
+            chunks: VecDeque::new(),
+            sending: true,
         }
     }
 
@@ -100,7 +117,7 @@ impl StreamBuffer {
                 break;
             };
             if slot.is_none() {
-                *slot = pool.get();
+                *slot = pool.get(self.sending);
             }
             let Some(chunk) = slot else { break };
             let take = rest.len().min(CHUNK - at);
@@ -146,7 +163,7 @@ impl StreamBuffer {
             match self.chunks.pop_front() {
                 Some(c) => {
                     if let Some(c) = c {
-                        pool.put(c);
+                        pool.put(c, self.sending);
                     }
                     self.first += 1;
                 }
@@ -157,7 +174,7 @@ impl StreamBuffer {
 
     pub fn clear(&mut self, pool: &mut ChunkPool) {
         for c in self.chunks.drain(..).flatten() {
-            pool.put(c);
+            pool.put(c, self.sending);
         }
     }
 }
@@ -189,6 +206,17 @@ mod tests {
             b.clear(&mut pool);
             prop_assert_eq!(pool.used_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn what_is_to_be_sent_leaves_room_for_what_arrives() {
+        let mut pool = ChunkPool::new(4 * CHUNK as u64);
+        let (mut out, mut inn) = (StreamBuffer::for_sending(), StreamBuffer::new());
+        assert_eq!(out.write(&mut pool, 0, &vec![1; 3 * CHUNK]), 2 * CHUNK);
+        assert!(!pool.may_send_more());
+        assert_eq!(inn.write(&mut pool, 0, &vec![1; 3 * CHUNK]), 2 * CHUNK);
+        out.clear(&mut pool);
+        assert!(pool.may_send_more());
     }
 
     #[test]

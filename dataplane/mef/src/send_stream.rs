@@ -98,7 +98,7 @@ impl SendStream {
     /// A stream that may send `credit` bytes before the peer grants more.
     pub fn new(credit: u64) -> Self {
         Self {
-            buffer: StreamBuffer::new(),
+            buffer: StreamBuffer::for_sending(),
             una: 0,
             next: 0,
             end: 0,
