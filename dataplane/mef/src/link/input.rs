@@ -55,6 +55,9 @@ impl Link {
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);
         }
+        if self.promised == 0 {
+            self.promised = self.flow_window();
+        }
         for delay in [0, 20, 100] {
             self.control
                 .push_back((now + Duration::from_millis(delay), Control::Hello));
@@ -195,7 +198,9 @@ impl Link {
                         if !matches!(f.send.ending(), End::Reset(_)) {
                             // The far host is gone: what we still hold for it interests nobody.
                             self.stream_sent += f.send.discard(pool);
-                            f.send.reset(code | RESET_ECHO);
+                            let reads_on = f.setup.is_some() && !f.abandoned;
+                            f.send
+                                .reset(code | if reads_on { RESET_ECHO } else { 0 });
                             self.control_twice(now, Control::End(flow));
                         } else if !echo {
                             // Both were reset: the peer throws away what we still hold.
@@ -550,7 +555,7 @@ impl Link {
                 } => {
                     if let Some(f) = self.flows.get_mut(&flow) {
                         // Only a loss that the path is known to have caused counts towards sending twice.
-                        let generation = generation + u8::from(!fate.unheard);
+                        let generation = generation.saturating_add(u8::from(!fate.unheard));
                         f.send.on_lost(offset, u64::from(len), generation);
                         self.activated.push((SendKey::Stream(flow), f.weight));
                     }

@@ -256,7 +256,7 @@ pub struct Link {
     /// Stream bytes taken from the link by hosts, and the credit last announced.
     consumed: u64,
     announced: u64,
-    /// Most that a HELLO has granted to each new flow.
+    /// What every HELLO of this end grants to each new flow: both ends must start from one figure.
     promised: u64,
     blocked_on_link: bool,
     /// Departure of the newest packet above the base MTU that was acknowledged.
@@ -443,12 +443,14 @@ impl Link {
     }
 
     fn make_flow(&self, setup: Option<Setup>) -> Flow {
+        let mut recv = RecvStream::new(self.promised);
+        recv.set_window(self.flow_window());
         Flow {
             weight: setup.map_or(1000, |s| weight_of(s.weight)),
             setup,
             opening: Opening::Pending,
             send: SendStream::new(self.flow_credit()),
-            recv: RecvStream::new(self.flow_window().max(self.promised)),
+            recv,
             stalled_since: None,
             abandoned: false,
             released: false,
@@ -494,8 +496,7 @@ impl Link {
             .0
             .clamp(64 * 1024, 4 << 20);
         let room = ahead.saturating_sub(f.send.unsent());
-        // The last tenth of the memory belongs to what arrives.
-        if pool.pressure() > 0.9 {
+        if !pool.may_send_more() {
             return 0;
         }
         usize::try_from(room).unwrap_or(usize::MAX)

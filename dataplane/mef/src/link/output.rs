@@ -126,7 +126,6 @@ impl Link {
         let window = self.flow_window();
         Some(match what {
             Control::Hello => {
-                self.promised = self.promised.max(window);
                 let hello = Hello {
                     boot_id: self.config.boot_id,
                     workers: 1,
@@ -135,7 +134,7 @@ impl Link {
                     line_up: self.config.line_up,
                     line_down: self.config.line_down,
                     link_credit: self.config.link_credit,
-                    flow_credit: window,
+                    flow_credit: self.promised,
                 };
                 (Frame::Hello(hello), Carried::Hello)
             }
