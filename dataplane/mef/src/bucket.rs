@@ -103,6 +103,11 @@ impl LineBudget {
         self.at + Duration::from_nanos(debt.div_ceil(self.rate.0))
     }
 
+    /// Nobody has anything to send: what is earned beyond the cap from here on is unused, not lost.
+    pub fn idle(&mut self) {
+        self.waiting = false;
+    }
+
     /// Credit in bytes, rounded down; negative while a sent frame is not yet paid for.
     pub fn credit(&mut self, now: Instant) -> i64 {
         self.refill(now);
@@ -144,6 +149,22 @@ mod tests {
     use proptest::prelude::*;
 
     const FRAME: Bytes = Bytes(1514);
+
+    #[test]
+    fn only_what_somebody_waited_for_is_lost() {
+        let mut b = LineBudget::new(Instant::ZERO, BitRate::from_mbit(100), 0);
+        let at = |ms| Instant::ZERO + Duration::from_millis(ms);
+        b.charge(at(0), FRAME);
+        let _ = b.next_at(at(0));
+        b.idle();
+        b.charge(at(1000), FRAME);
+        assert_eq!(b.lost_credit_bytes(), 0);
+        let _ = b.next_at(at(1000));
+        b.charge(at(2000), FRAME);
+        // A second at 100 Mbit/s less what fills the bucket again.
+        let lost = b.lost_credit_bytes();
+        assert!((12_480_000..12_500_000).contains(&lost), "{lost}");
+    }
 
     fn drained(rate: BitRate) -> LineBudget {
         let mut b = LineBudget::new(Instant::ZERO, rate, 0);

@@ -143,6 +143,7 @@ impl Line {
                 None => self.scheduler.deactivate((i, key)),
             }
         }
+        self.budget.idle();
         None
     }
 
@@ -159,6 +160,7 @@ impl Line {
         if !self.scheduler.is_empty() {
             return ready;
         }
+        self.budget.idle();
         let mut at = Instant::FAR_FUTURE;
         for l in self
             .limits
