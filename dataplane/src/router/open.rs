@@ -158,5 +158,6 @@ fn reason(e: PacketError) -> DropReason {
             DropReason::FrameBadValue
         }
         PacketError::BadFlow => DropReason::FlowTableFull,
+        PacketError::BeforeHello => DropReason::NoSession,
     }
 }

@@ -396,6 +396,13 @@ impl<P: Port> Router<P> {
         let mut blocked = false;
         while host.readable() > 0 {
             let room = link.write_room(pool, number);
+            if room == 0 && !link.takes_bytes(number) {
+                // The far host was reset: what this one still says interests nobody.
+                if host.read(<[u8]>::len) == 0 {
+                    break;
+                }
+                continue;
+            }
             if room == 0 {
                 blocked = true;
                 break;

@@ -199,8 +199,7 @@ impl Link {
                             // The far host is gone: what we still hold for it interests nobody.
                             self.stream_sent += f.send.discard(pool);
                             let reads_on = f.setup.is_some() && !f.abandoned;
-                            f.send
-                                .reset(code | if reads_on { RESET_ECHO } else { 0 });
+                            f.send.reset(code | if reads_on { RESET_ECHO } else { 0 });
                             self.control_twice(now, Control::End(flow));
                         } else if !echo {
                             // Both were reset: the peer throws away what we still hold.
