@@ -6,6 +6,7 @@
 // Whatever goes wrong in a test may end it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_input;
 mod byte_exact;
 mod connections;
 mod lab;
