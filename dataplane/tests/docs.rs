@@ -29,12 +29,17 @@ impl Host for AnyMachine {
 /// The fenced blocks of TOML, with real keys in the place of their descriptions.
 fn examples(text: &str) -> Vec<String> {
     let key = PrivateKey::generate([2; 32]).public();
-    let blocks = text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks = text
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap());
     let keyed = |block: &str| {
-        let lines = block.lines().map(|line| match line.starts_with("public_key") {
-            true => format!("public_key = \"{key}\"\n"),
-            false => format!("{line}\n"),
-        });
+        let lines = block
+            .lines()
+            .map(|line| match line.starts_with("public_key") {
+                true => format!("public_key = \"{key}\"\n"),
+                false => format!("{line}\n"),
+            });
         lines.collect()
     };
     blocks.map(keyed).collect()
@@ -55,7 +60,15 @@ fn every_configuration_shown_is_valid() {
 #[test]
 fn every_stage_and_reason_of_a_drop_is_explained() {
     let text = read("docs/operating.md");
-    let names = Stage::ALL.iter().map(|s| s.as_str()).chain(DropReason::ALL.iter().map(|r| r.as_str()));
-    let missing: Vec<&str> = names.filter(|n| !text.contains(&format!("\n| `{n}` | "))).collect();
-    assert!(missing.is_empty(), "docs/operating.md does not explain {missing:?}");
+    let names = Stage::ALL
+        .iter()
+        .map(|s| s.as_str())
+        .chain(DropReason::ALL.iter().map(|r| r.as_str()));
+    let missing: Vec<&str> = names
+        .filter(|n| !text.contains(&format!("\n| `{n}` | ")))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/operating.md does not explain {missing:?}"
+    );
 }
