@@ -197,11 +197,6 @@ impl Lab {
         control::query(&socket, Duration::from_secs(5)).unwrap()
     }
 
-    /// Takes it down.
-    pub fn down(mut self) -> ExitStatus {
-        self.end()
-    }
-
     fn end(&mut self) -> ExitStatus {
         drop(self.child.stdin.take());
         let until = Instant::now() + Duration::from_secs(10);

@@ -2,6 +2,8 @@
 //! finished, reset, refused, read slowly, cut off or restarted, every byte that
 //! arrives is right, every flow ends, and nothing is kept.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::time::Duration;
 
