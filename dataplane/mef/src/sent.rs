@@ -66,6 +66,11 @@ pub enum Carried {
 pub const MAX_CARRIED: usize = 4;
 pub type CarriedSet = [Carried; MAX_CARRIED];
 
+/// Whether the packet did nothing but probe the path's MTU.
+pub fn is_probe(carried: &CarriedSet) -> bool {
+    matches!(carried.first(), Some(Carried::Probe { .. }))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     InFlight,

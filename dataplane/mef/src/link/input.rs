@@ -13,7 +13,7 @@ use crate::guard::AckSample;
 use crate::received::ReceivedLedger;
 use crate::recv_stream::RecvStream;
 use crate::send_stream::{End, SendStream};
-use crate::sent::{Carried, Fate};
+use crate::sent::{is_probe, Carried, Fate};
 
 fn speaks_of_flow(frame: &Frame<'_>) -> bool {
     !matches!(
@@ -453,6 +453,10 @@ impl Link {
                 self.loss.on_spurious(1);
                 self.stats.packets_spurious += 1;
             }
+            if is_probe(&fate.carried) {
+                self.apply_acked(now, pool, fate);
+                continue;
+            }
             if fate.size > crate::pmtu::BASE {
                 self.newest_large_acked = self.newest_large_acked.max(fate.sent_at);
             }
@@ -482,7 +486,7 @@ impl Link {
         for fate in &fates {
             self.stats.packets_lost += 1;
             // A loss that a later large packet survived says nothing about size.
-            if fate.sent_at > self.newest_large_acked {
+            if fate.sent_at > self.newest_large_acked && !is_probe(&fate.carried) {
                 self.pmtu.on_packet_lost(now, fate.size);
             }
             self.apply_lost(now, fate);

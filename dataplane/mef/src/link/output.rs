@@ -10,7 +10,7 @@ use crate::codec::{
     Builder, Frame, Hello, Setup, FLAG_ACK_NOW, FLAG_ELICITS_ACK, INNER_HEADER, REPAIR_OVERHEAD,
 };
 use crate::send_stream::{End, Next};
-use crate::sent::{Carried, CarriedSet, MAX_CARRIED};
+use crate::sent::{is_probe, Carried, CarriedSet, MAX_CARRIED};
 
 /// Share of the line that acknowledgements may take.
 const CONTROL_SHARE: f64 = 0.01;
@@ -395,7 +395,10 @@ impl Link {
         let line_bytes = (size + usize::from(self.config.frame_overhead)) as u64;
         self.sent_bytes += line_bytes;
         let size = u16::try_from(size).unwrap_or(u16::MAX);
-        self.pmtu.on_packet_sent(now, size);
+        // Probes are expected to be lost: they are no evidence of a black hole.
+        if !is_probe(&carried) {
+            self.pmtu.on_packet_sent(now, size);
+        }
         self.sent
             .sent(now, number, size, self.sent_bytes, carried, elicits);
         self.stats.packets_sent += 1;
