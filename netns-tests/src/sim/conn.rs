@@ -17,20 +17,28 @@ use mef_packet::Instant;
 use crate::load::header::{Header, Receipt, LEN};
 use crate::load::payload::{hex, Blocks, Cursor};
 use crate::load::transfer::account;
-use crate::load::{AgentOutcome, ClientFlow, FlowError, FlowKind, FlowSpec, ReceivedFlow, SentFlow};
+use crate::load::{
+    AgentOutcome, ClientFlow, FlowError, FlowKind, FlowSpec, ReceivedFlow, SentFlow,
+};
 
 /// Bytes handed to the connection at a time.
 const CHUNK: u64 = 256 * 1024;
 
 /// One thing to do.
 enum Step {
-    Write { bytes: Vec<u8>, at: usize },
+    Write {
+        bytes: Vec<u8>,
+        at: usize,
+    },
     Send(Sending),
     Finish,
     /// The header of a client.
     ReadHeader(Vec<u8>),
     /// A receipt; it must tell this many bytes, if that is known.
-    ReadReceipt { bytes: Vec<u8>, flow: u64 },
+    ReadReceipt {
+        bytes: Vec<u8>,
+        flow: u64,
+    },
     Receive(Receiving),
 }
 
@@ -337,8 +345,8 @@ impl Conn {
                 Step::ReadHeader(bytes) => {
                     if read_block(&mut self.tcp, bytes) {
                         let block = block(bytes)?;
-                        let header = Header::decode(&block)
-                            .map_err(|e| named("header", &e.to_string()))?;
+                        let header =
+                            Header::decode(&block).map_err(|e| named("header", &e.to_string()))?;
                         let next = shared.serve(&header);
                         self.steps.pop_front();
                         self.steps.extend(next);
