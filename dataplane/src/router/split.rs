@@ -397,8 +397,9 @@ impl<P: Port> Router<P> {
         while host.readable() > 0 {
             let room = link.write_room(pool, number);
             if room == 0 && !link.takes_bytes(number) {
-                // The far host was reset: what this one still says interests nobody.
-                if host.read(<[u8]>::len) == 0 {
+                // The flow was reset: what this host still says interests nobody. Until it has
+                // been told it is held back, or it could end in order what nobody received.
+                if host.state().end.is_none() || host.read(<[u8]>::len) == 0 {
                     break;
                 }
                 continue;
@@ -498,11 +499,12 @@ impl<P: Port> Router<P> {
         };
         let Some(host) = &f.host else { return };
         let (peer, number, state) = (f.peer, f.number, host.state());
-        if state.end.is_some() && host.readable() > 0 {
+        let record = host.time_wait_record();
+        let unread = state.end.is_some() && host.readable() > 0;
+        if unread && self.with_link(peer, |link, _| link.takes_bytes(number)) == Some(true) {
             // What came before the reset is still on its way into the stream.
             return;
         }
-        let record = host.time_wait_record();
         if state.end.is_some() {
             self.stats.flows_reset += 1;
             self.with_link(peer, |link, pool| {
