@@ -11,7 +11,7 @@ use crate::chunks::ChunkPool;
 use crate::codec::{self, Ack, Frame, Hello, FLAG_ACK_NOW, FLAG_ELICITS_ACK, RESET_ECHO};
 use crate::guard::AckSample;
 use crate::received::ReceivedLedger;
-use crate::recv_stream::RecvStream;
+use crate::recv_stream::{RecvStream, StreamError};
 use crate::send_stream::{End, SendStream};
 use crate::sent::{is_probe, Carried, Fate};
 
@@ -85,6 +85,8 @@ impl Link {
         match taken {
             // Not a loss of this end's making: the peer sends it again once it may.
             Err(PacketError::BeforeHello) => Err(PacketError::BeforeHello),
+            // Credit is what answers a lack of memory; it says nothing of what the line carries.
+            Err(PacketError::Stream(StreamError::NoMemory)) => Err(StreamError::NoMemory.into()),
             Ok(flags) => {
                 let elicits = flags & FLAG_ELICITS_ACK != 0;
                 self.received.on_packet(
