@@ -32,9 +32,15 @@ pub struct Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = if self.failures.is_empty() { "ok    " } else { "FAILED" };
+        let head = if self.failures.is_empty() {
+            "ok    "
+        } else {
+            "FAILED"
+        };
         write!(f, "{head} {}: {}", self.name, self.seen)?;
-        self.failures.iter().try_for_each(|failure| write!(f, "\n       {failure}"))
+        self.failures
+            .iter()
+            .try_for_each(|failure| write!(f, "\n       {failure}"))
     }
 }
 
@@ -54,28 +60,49 @@ pub fn check(results: &Results, limits: &Limits) -> Vec<Verdict> {
     }
     let verdict = |((variant, open), runs): ((&str, &str), Vec<&Run>)| {
         let parts = [results.topology.as_str(), variant, open];
-        let name = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ");
+        let name = parts
+            .into_iter()
+            .filter(|p| !p.is_empty())
+            .collect::<Vec<_>>()
+            .join(", ");
         judge(name, &runs, limits)
     };
     variants.into_iter().map(verdict).collect()
 }
 
 fn judge(name: String, runs: &[&Run], limits: &Limits) -> Verdict {
-    let of = |value: fn(&Run) -> f64| median(&runs.iter().map(|r| value(r)).collect::<Vec<_>>()).unwrap_or(f64::NAN);
+    let of = |value: fn(&Run) -> f64| {
+        median(&runs.iter().map(|r| value(r)).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+    };
     let share = of(|r| r.goodput_bps / r.ceiling_bps);
     let queue_ms = of(|r| r.wan.queue_p99_us as f64 / 1e3);
     let mut failures = Vec::new();
     // A figure that is not a number (nothing ran) is as good as none.
-    if let Some(least) = limits.goodput.filter(|least| share.is_nan() || share < *least) {
-        failures.push(format!("goodput is {:.1}% of the ceiling, expected at least {:.1}%", share * 100.0, least * 100.0));
+    if let Some(least) = limits
+        .goodput
+        .filter(|least| share.is_nan() || share < *least)
+    {
+        failures.push(format!(
+            "goodput is {:.1}% of the ceiling, expected at least {:.1}%",
+            share * 100.0,
+            least * 100.0
+        ));
     }
-    if let Some(most) = limits.queue.map(|q| q.as_secs_f64() * 1e3).filter(|most| queue_ms.is_nan() || queue_ms > *most) {
-        failures.push(format!("the queue's p99 is {queue_ms:.1} ms, expected at most {most:.1} ms"));
+    if let Some(most) = limits
+        .queue
+        .map(|q| q.as_secs_f64() * 1e3)
+        .filter(|most| queue_ms.is_nan() || queue_ms > *most)
+    {
+        failures.push(format!(
+            "the queue's p99 is {queue_ms:.1} ms, expected at most {most:.1} ms"
+        ));
     }
     if limits.queue.is_some() {
         let dropped: u64 = runs.iter().map(|r| r.wan.queue_drops).sum();
         if dropped > 0 {
-            failures.push(format!("the line's queue dropped {dropped} packets, expected none"));
+            failures.push(format!(
+                "the line's queue dropped {dropped} packets, expected none"
+            ));
         }
     }
     let flows = || runs.iter().flat_map(|r| &r.flows);
@@ -84,11 +111,21 @@ fn judge(name: String, runs: &[&Run], limits: &Limits) -> Verdict {
     }
     let damaged = flows().filter(|f| !f.sha256_ok).count();
     if damaged > 0 {
-        failures.push(format!("{damaged} of {} flows did not arrive as they were sent", flows().count()));
+        failures.push(format!(
+            "{damaged} of {} flows did not arrive as they were sent",
+            flows().count()
+        ));
     }
     failures.extend(runs.iter().flat_map(|r| &r.errors).take(5).cloned());
-    let seen = format!("goodput {:.1}% of the ceiling, queue p99 {queue_ms:.1} ms", share * 100.0);
-    Verdict { name, seen, failures }
+    let seen = format!(
+        "goodput {:.1}% of the ceiling, queue p99 {queue_ms:.1} ms",
+        share * 100.0
+    );
+    Verdict {
+        name,
+        seen,
+        failures,
+    }
 }
 
 #[cfg(test)]
@@ -96,22 +133,37 @@ mod tests {
     use super::*;
     use crate::results::{Flow, Wan};
 
-    const LIMITS: Limits = Limits { goodput: Some(0.95), queue: Some(Duration::from_millis(5)) };
+    const LIMITS: Limits = Limits {
+        goodput: Some(0.95),
+        queue: Some(Duration::from_millis(5)),
+    };
 
     fn run(share: f64) -> Run {
         Run {
             transport: "mef".to_owned(),
             ceiling_bps: 1e8,
             goodput_bps: share * 1e8,
-            flows: vec![Flow { sha256_ok: true, ..Flow::default() }],
-            wan: Wan { queue_p99_us: 900, ..Wan::default() },
+            flows: vec![Flow {
+                sha256_ok: true,
+                ..Flow::default()
+            }],
+            wan: Wan {
+                queue_p99_us: 900,
+                ..Wan::default()
+            },
             ..Run::default()
         }
     }
 
     fn failures(runs: Vec<Run>) -> Vec<String> {
-        let results = Results { runs, ..Results::default() };
-        check(&results, &LIMITS).into_iter().flat_map(|v| v.failures).collect()
+        let results = Results {
+            runs,
+            ..Results::default()
+        };
+        check(&results, &LIMITS)
+            .into_iter()
+            .flat_map(|v| v.failures)
+            .collect()
     }
 
     #[test]
@@ -139,17 +191,33 @@ mod tests {
 
     #[test]
     fn variants_are_judged_one_by_one_and_other_transports_not() {
-        let lossy = Run { variant: "1% loss".to_owned(), ..run(0.2) };
-        let cubic = Run { transport: "cubic".to_owned(), ..run(0.01) };
-        let results = Results { runs: vec![run(0.97), lossy, cubic.clone()], ..Results::default() };
-        let bad: Vec<bool> = check(&results, &LIMITS).iter().map(|v| !v.failures.is_empty()).collect();
+        let lossy = Run {
+            variant: "1% loss".to_owned(),
+            ..run(0.2)
+        };
+        let cubic = Run {
+            transport: "cubic".to_owned(),
+            ..run(0.01)
+        };
+        let results = Results {
+            runs: vec![run(0.97), lossy, cubic.clone()],
+            ..Results::default()
+        };
+        let bad: Vec<bool> = check(&results, &LIMITS)
+            .iter()
+            .map(|v| !v.failures.is_empty())
+            .collect();
         assert_eq!(bad, [false, true]);
         assert_eq!(failures(vec![cubic]).len(), 1);
     }
 
     #[test]
     fn figures_that_are_no_numbers_fail() {
-        let nothing = Run { goodput_bps: 0.0, ceiling_bps: 0.0, ..run(0.0) };
+        let nothing = Run {
+            goodput_bps: 0.0,
+            ceiling_bps: 0.0,
+            ..run(0.0)
+        };
         assert_eq!(failures(vec![nothing]).len(), 1);
     }
 }

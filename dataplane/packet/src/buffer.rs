@@ -38,7 +38,10 @@ impl HeapBuf {
     pub fn with_capacity(capacity: usize) -> Self {
         let mut data = Vec::with_capacity(Self::HEADROOM + capacity);
         data.resize(Self::HEADROOM, 0);
-        Self { data, head: Self::HEADROOM }
+        Self {
+            data,
+            head: Self::HEADROOM,
+        }
     }
     pub fn from_slice(bytes: &[u8]) -> Self {
         let mut b = Self::with_capacity(bytes.len());

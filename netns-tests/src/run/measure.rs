@@ -308,7 +308,11 @@ fn wait_with_progress(time: Duration, progress: &Progress) {
     }
 }
 
-pub(crate) fn wan_figures(snapshot: &Snapshot, access: &[Snapshot], payload_from: Side) -> results::Wan {
+pub(crate) fn wan_figures(
+    snapshot: &Snapshot,
+    access: &[Snapshot],
+    payload_from: Side,
+) -> results::Wan {
     let d = match payload_from {
         Side::A => &snapshot.a_to_b,
         Side::B => &snapshot.b_to_a,
