@@ -14,7 +14,7 @@ use super::world::World;
 use super::SimError;
 use crate::load::{AgentOutcome, Finish, FlowSpec};
 use crate::results::{self, merge, tail_window, MergeInput, Run};
-use crate::run::load::{plan, warm_up_time, LoadPlan, GRACE, IDLE_PROBE};
+use crate::run::load::{plan, warm_up_time, GRACE, IDLE_PROBE};
 use crate::run::measure::{has_bulk, wan_figures};
 use crate::run::Status;
 use crate::topology::{Kind, Side, Topology};
@@ -33,7 +33,6 @@ pub struct Simulation {
     seconds: Duration,
     seed: u64,
     world: World,
-    plan: LoadPlan,
     origin: Instant,
     before: Vec<Status>,
     /// Of the steady figures, from the origin.
@@ -117,7 +116,6 @@ impl Simulation {
             seconds: Duration::from_secs(u64::from(seconds)),
             seed,
             world,
-            plan,
             origin,
             tail,
             windowed: false,
@@ -251,14 +249,6 @@ impl Simulation {
             router,
             queue_series: Some((0.0, SERIES_STEP_S, queue.clone())),
         })
-    }
-
-    /// The plan's flows, in the order of their ids.
-    pub fn flows(&self) -> Vec<FlowSpec> {
-        let specs = self.plan.clients.iter().flat_map(|(c, _)| &c.spec.flows);
-        let mut flows: Vec<FlowSpec> = specs.cloned().collect();
-        flows.sort_by_key(|f| f.id);
-        flows
     }
 }
 
