@@ -6,6 +6,7 @@
 //!   host A .2 -- lan [router A] wan ==== wire ==== wan [router B] lan -- host B .2
 //!        10.1.0.0/24         192.0.2.0/30                   10.2.0.0/24
 //! ```
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
 use std::time::Duration;
@@ -195,7 +196,7 @@ impl World {
             self.sides[0].router.counters().total(),
             self.count(0, stage, reason),
         );
-        self.from_host(0, packet);
+        self.host_sends(0, packet);
         self.run(Duration::from_millis(20));
         assert_eq!(
             self.count(0, stage, reason) - this,
@@ -206,7 +207,7 @@ impl World {
         assert_eq!(self.sides[0].router.counters().total() - all, 1);
     }
 
-    fn from_host(&mut self, side: usize, packet: &[u8]) {
+    fn host_sends(&mut self, side: usize, packet: &[u8]) {
         let me = self.sides[side].me;
         let mut f = Vec::new();
         f.extend_from_slice(&mac(me, 0));
@@ -287,16 +288,16 @@ const ROUTER_A: [u8; 4] = [10, 1, 0, 1];
 fn pings_cross_and_both_routers_answer() {
     let mut w = World::new();
     w.up();
-    w.from_host(0, &ping(A, B, 64, 56));
-    w.from_host(0, &ping(A, ROUTER_A, 64, 56));
-    w.from_host(0, &ping(A, [10, 2, 0, 1], 64, 56));
+    w.host_sends(0, &ping(A, B, 64, 56));
+    w.host_sends(0, &ping(A, ROUTER_A, 64, 56));
+    w.host_sends(0, &ping(A, [10, 2, 0, 1], 64, 56));
     w.run(Duration::from_millis(100));
     assert_eq!(w.icmp(1), [(A, 8, 0)]);
     let mut answers = w.icmp(0);
     answers.sort_unstable();
     assert_eq!(answers, [(ROUTER_A, 0, 0), ([10, 2, 0, 1], 0, 0)]);
     // As large as a host's packets come: in two pieces over the link.
-    w.from_host(0, &ping(A, B, 64, 1472));
+    w.host_sends(0, &ping(A, B, 64, 1472));
     w.run(Duration::from_millis(100));
     assert_eq!(w.icmp(1), [(A, 8, 0)]);
     assert_eq!(w.sides[0].router.counters().total(), 0);
@@ -316,7 +317,7 @@ fn what_cannot_go_further_is_counted_once_and_explained() {
     );
     assert_eq!(w.icmp(0), [(ROUTER_A, 3, 0)]);
     // The second router of a traceroute.
-    w.from_host(0, &ping(A, B, 2, 8));
+    w.host_sends(0, &ping(A, B, 2, 8));
     w.run(Duration::from_millis(50));
     assert_eq!(w.icmp(0), [([10, 2, 0, 1], 11, 0)]);
     assert_eq!(w.count(1, Stage::Route, DropReason::TtlExpired), 1);
@@ -347,11 +348,11 @@ fn what_cannot_go_further_is_counted_once_and_explained() {
     broken[10] ^= 1;
     w.a_drops(&broken, Stage::Ingress, DropReason::BadChecksum);
     // Nobody is there.
-    w.from_host(0, &ping(A, [10, 2, 0, 77], 64, 8));
+    w.host_sends(0, &ping(A, [10, 2, 0, 77], 64, 8));
     w.run(Duration::from_secs(5));
     assert_eq!(w.icmp(0), [([10, 2, 0, 1], 3, 1)]);
     // Not of the prefixes that B grants A.
-    w.from_host(0, &ping([10, 77, 0, 2], B, 64, 8));
+    w.host_sends(0, &ping([10, 77, 0, 2], B, 64, 8));
     w.run(Duration::from_millis(50));
     assert_eq!(w.count(1, Stage::Open, DropReason::SourceNotAllowed), 1);
 }
@@ -361,7 +362,7 @@ fn a_peer_with_another_key_gets_no_session() {
     let mut w = World::with_key_of_b(7);
     w.run(Duration::from_secs(5));
     assert!(!w.is_up(0) && !w.is_up(1));
-    w.from_host(0, &ping(A, B, 64, 8));
+    w.host_sends(0, &ping(A, B, 64, 8));
     w.run(Duration::from_millis(50));
     assert_eq!(w.count(0, Stage::Carry, DropReason::NoSession), 1);
     assert_eq!(w.icmp(0), [(ROUTER_A, 3, 1)]);
@@ -371,7 +372,7 @@ fn a_peer_with_another_key_gets_no_session() {
 fn a_restarted_peer_ends_the_flows_and_an_outage_does_not_end_the_link() {
     let mut w = World::new();
     w.up();
-    w.from_host(0, &syn(A, B));
+    w.host_sends(0, &syn(A, B));
     w.run(Duration::from_millis(100));
     assert_eq!(
         (
@@ -402,7 +403,7 @@ fn a_restarted_peer_ends_the_flows_and_an_outage_does_not_end_the_link() {
     w.cut = false;
     w.run(Duration::from_secs(6));
     w.sides[1].inbox.clear();
-    w.from_host(0, &ping(A, B, 64, 8));
+    w.host_sends(0, &ping(A, B, 64, 8));
     w.run(Duration::from_millis(100));
     assert_eq!(w.icmp(1), [(A, 8, 0)]);
 }
@@ -431,7 +432,7 @@ fn rubbish_is_counted_and_leaves_nothing() {
         *p = f;
     }
     let mut sealed = Vec::new();
-    w.from_host(1, &ping(B, A, 64, 600));
+    w.host_sends(1, &ping(B, A, 64, 600));
     w.sides[1].router.poll(w.now);
     w.sides[1].wan.take_sent(&mut sealed);
     real.extend(sealed.iter().map(|p| p.buf.bytes().to_vec()));
@@ -462,7 +463,7 @@ fn rubbish_is_counted_and_leaves_nothing() {
     // A SYN whose damage passes is a SYN; nothing else makes state.
     assert!(w.sides[0].router.flow_count() <= 1);
     w.sides[1].inbox.clear();
-    w.from_host(0, &ping(A, B, 64, 8));
+    w.host_sends(0, &ping(A, B, 64, 8));
     w.run(Duration::from_millis(100));
     assert!(w.icmp(1).contains(&(A, 8, 0)));
 }

@@ -1,7 +1,6 @@
 //! Random lives of two links over a bad wire: whatever is opened, written,
 //! finished, reset, refused, read slowly, cut off or restarted, every byte that
 //! arrives is right, every flow ends, and nothing is kept.
-
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
