@@ -127,7 +127,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let now = Instant::from_millis(1000);
-        let rate = BitRate::from_mbit(rng.pick(&[10, 40, 100]));
+        let rate = BitRate::from_mbit(rng.pick(&[2, 10, 40, 100]));
         let memory = rng.pick(&[1u64 << 20, 4 << 20, 64 << 20]);
         let rtt = Duration::from_millis(rng.pick(&[2, 20, 100, 300]));
         let end = |even: bool| {

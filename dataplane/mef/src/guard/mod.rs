@@ -27,7 +27,7 @@ mod tests;
 mod window;
 
 use mef_packet::time::Duration;
-use mef_packet::{BitRate, Instant};
+use mef_packet::{BitRate, Bytes, Instant};
 use window::{History, Window};
 
 /// Queueing that is evidence of a line slower than configured.
@@ -40,6 +40,9 @@ const QUIET: Duration = Duration::from_millis(4);
 const DELIVERED: f64 = 0.97;
 /// Share of what was seen that is used, so that what is left of the queue drains.
 const HEADROOM: f64 = 0.98;
+/// A window holds at least this much of what may be sent: 64 full frames.
+const WINDOW_BYTES: u64 = 64 * 1514;
+const MAX_WINDOW: Duration = Duration::from_secs(2);
 const STEP: f64 = 0.02;
 const MAX_STEP: f64 = 0.08;
 const MAX_INTERVAL: Duration = Duration::from_secs(30);
@@ -163,7 +166,7 @@ impl CapacityGuard {
     /// ([`LossEstimator::mean`](crate::loss::LossEstimator::mean)). What is older than a former sample is ignored.
     pub fn on_ack(&mut self, now: Instant, rtt: Duration, loss: f64, sample: AckSample) {
         self.rtt = rtt.clamp(Duration::from_millis(1), Duration::from_secs(5));
-        let window = (self.rtt / 2).max(Duration::from_millis(30));
+        let window = self.window();
         let Some(queue) = self.history.push(sample, window) else {
             return;
         };
@@ -187,6 +190,12 @@ impl CapacityGuard {
                 probe_at,
             } => self.hold(now, window, since, drained, probe_at),
         }
+    }
+
+    /// Half a round trip, but no fewer packets than tell a rate and a least delay apart from jitter.
+    fn window(&self) -> Duration {
+        let enough = self.rate.time_for(Bytes(WINDOW_BYTES)).min(MAX_WINDOW);
+        (self.rtt / 2).max(Duration::from_millis(30)).max(enough)
     }
 
     /// Does what is due by time alone.
