@@ -392,6 +392,27 @@ impl SendStream {
         self.last_span = Some(now);
     }
 
+    /// Encodes the first span whose repair is wanted and not made yet; `false` where there is none.
+    pub fn encode_one(&mut self) -> bool {
+        let Self { spans, buffer, .. } = self;
+        let waiting =
+            |s: &&mut Span| s.to_send > 0 && s.next_index == 0 && !s.encoder.is_encoded(0);
+        let Some(span) = spans.iter_mut().find(waiting) else {
+            return false;
+        };
+        let mut held = true;
+        let done = span.encoder.encode_next(|range, out| {
+            let out = out.get_mut(..range.len()).unwrap_or(&mut []);
+            held &= buffer.copy_out(span.base + range.start as u64, out);
+        });
+        if done.is_err() || !held {
+            // The chunks of an acknowledged head are gone: nothing left that repair could say.
+            span.spent = true;
+            span.to_send = 0;
+        }
+        true
+    }
+
     /// Applies the repair rule to every open span; `loss` is the probability that a packet is lost.
     pub fn top_up(&mut self, loss: f64) {
         let Self {

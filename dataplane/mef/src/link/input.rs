@@ -628,7 +628,7 @@ impl Link {
         }
     }
 
-    pub(super) fn open_span(send: &mut SendStream, now: Instant, symbol: usize, loss: f64) {
+    fn open_span(send: &mut SendStream, now: Instant, symbol: usize, loss: f64) {
         send.open_span(now, symbol);
         send.top_up(loss);
     }
@@ -668,6 +668,17 @@ impl Link {
                     self.spanned.insert(id);
                     self.activated.push((SendKey::Stream(id), f.weight));
                 }
+            }
+        }
+        // One at a time: each takes about as long as the line's credit lasts.
+        for id in &self.spanned {
+            let Some(f) = self.flows.get_mut(id) else {
+                continue;
+            };
+            if f.send.encode_one() {
+                // With its repair, or with its losses where there is none to be had.
+                self.activated.push((SendKey::Stream(*id), f.weight));
+                break;
             }
         }
         if now >= self.next_sweep {

@@ -245,24 +245,15 @@ impl Link {
         let max = self.payload_size();
         let limit = self.inner_limit();
         let link_room = self.stream_credit.saturating_sub(self.stream_sent);
-        let (loss, gap) = (self.loss.repair_loss(), self.span_gap());
+        let gap = self.span_gap();
         let start = out.len();
         let Some(f) = self.flows.get_mut(&id) else {
             return Attempt::Nothing;
         };
-        let mut next = f.send.next(now, max, link_room);
-        if next.is_none() {
-            match f.send.span_due(gap) {
-                Some(t) if t <= now => {
-                    Self::open_span(&mut f.send, now, max, loss);
-                    self.spanned.insert(id);
-                    next = f.send.next(now, max, link_room);
-                }
-                Some(_) => {
-                    self.quiet.insert(id);
-                }
-                None => {}
-            }
+        let next = f.send.next(now, max, link_room);
+        if next.is_none() && f.send.span_due(gap).is_some() {
+            // Opened, and encoded, when time passes: between two packets it would hold up pacing.
+            self.quiet.insert(id);
         }
         let Some(next) = next else {
             if f.send.unsent() > 0 && link_room == 0 {
