@@ -231,7 +231,8 @@ impl<P: Port> Router<P> {
         Ok(router)
     }
 
-    /// Takes what has arrived, lets time pass, and sends what may leave. Returns whether anything arrived.
+    /// Takes what has arrived, lets time pass, and sends what may leave. Returns
+    /// whether to be called again at once.
     pub fn poll(&mut self, now: Instant) -> bool {
         let mut busy = false;
         for i in 0..self.ports.len() {
@@ -248,6 +249,14 @@ impl<P: Port> Router<P> {
         self.timers(now);
         self.take_link_events(now);
         self.pump_dirty(now);
+        let mut late = false;
+        for p in self.lines.iter_mut().flat_map(|l| &mut l.peers) {
+            late |= p.link.took_long();
+        }
+        if late {
+            self.flush();
+            return true;
+        }
         self.pull(now);
         // What was pulled made room: the hosts' next bytes are read before the next wake-up.
         self.take_link_events(now);

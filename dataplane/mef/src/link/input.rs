@@ -179,6 +179,7 @@ impl Link {
                         .get_mut(&flow)
                         .is_some_and(|f| f.recv.on_repair(pool, span, index, symbol));
                     if back {
+                        self.took_long = true;
                         self.control_twice(now, Control::Window(flow));
                         self.after_receive(now, pool, flow);
                     }
@@ -676,6 +677,7 @@ impl Link {
                 continue;
             };
             if f.send.encode_one() {
+                self.took_long = true;
                 // With its repair, or with its losses where there is none to be had.
                 self.activated.push((SendKey::Stream(*id), f.weight));
                 break;

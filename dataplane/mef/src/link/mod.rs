@@ -247,6 +247,8 @@ pub struct Link {
     next_fragment: u32,
     /// Flows whose queue ran empty and whose tail waits for its span.
     quiet: BTreeSet<u32>,
+    /// Encoding or decoding took about as long as the line's credit lasts since this was last asked.
+    took_long: bool,
     /// Flows with open spans.
     spanned: BTreeSet<u32>,
     sent_bytes: u64,
@@ -303,6 +305,7 @@ impl Link {
             reassembly: HashMap::new(),
             next_fragment: 0,
             quiet: BTreeSet::new(),
+            took_long: false,
             spanned: BTreeSet::new(),
             sent_bytes: 0,
             stream_sent: 0,
@@ -713,6 +716,12 @@ impl Link {
                 self.events.push_back(Event::Flow(flow));
             }
         }
+    }
+
+    /// Whether `now` has become old since this was last asked, because a span was encoded or decoded:
+    /// who paces by it would send the credit of that time twice.
+    pub fn took_long(&mut self) -> bool {
+        core::mem::take(&mut self.took_long)
     }
 
     /// The next thing the router should know.
