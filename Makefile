@@ -34,7 +34,7 @@ test-deps: ## Install what the tests need beside that
 rust:
 	@found=$$($(CARGO) --version 2>/dev/null | cut -d' ' -f2) || true; \
 	if [ -z "$$found" ]; then \
-		echo 'error: no cargo. Install Rust $(RUST_MINIMUM) or newer (https://rustup.rs), then open a new shell.' >&2; exit 1; \
+		echo 'error: no cargo. Install Rust $(RUST_MINIMUM) or newer with rustup, then open a new shell.' >&2; exit 1; \
 	fi; \
 	if [ "$$(printf '%s\n' $(RUST_MINIMUM) "$$found" | sort -V | head -n 1)" != $(RUST_MINIMUM) ]; then \
 		echo "error: cargo $$found is too old, $(RUST_MINIMUM) or newer is needed: run \`rustup update\`." >&2; exit 1; \
