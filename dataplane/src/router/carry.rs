@@ -195,32 +195,21 @@ impl<P: Port> Router<P> {
     /// Sends a whole IPv4 packet that the router made or unpacked, wherever the forwarding table says.
     pub(super) fn send_own(&mut self, now: Instant, bytes: &[u8]) {
         let Some(tuple) = tuple_of(bytes) else { return };
-        let (port, next_hop) = match self.fib.lookup(tuple.destination) {
-            Some(Route::Connected { port }) => (port, tuple.destination),
-            Some(Route::Via { port, next_hop }) => (port, next_hop),
-            Some(Route::Peer(peer)) => {
-                if let Some(p) = self.peer_mut(peer) {
-                    if p.link
-                        .send_datagram(now, hash_of(&tuple), bytes.to_vec())
-                        .is_err()
-                    {
-                        self.counters.count(Stage::Carry, DropReason::QueueFull);
-                    }
-                }
-                return;
+        if let Some(Route::Peer(peer)) = self.fib.lookup(tuple.destination) {
+            let queued = self
+                .peer_mut(peer)
+                .map(|p| p.link.send_datagram(now, hash_of(&tuple), bytes.to_vec()));
+            if let Some(Err(_)) = queued {
+                self.counters.count(Stage::Carry, DropReason::QueueFull);
             }
-            _ => {
-                self.counters.count(Stage::Route, DropReason::NoRoute);
-                return;
-            }
-        };
-        let Some(p) = self.ports.get_mut(usize::from(port.0)) else {
+            return;
+        }
+        let Some((port, next_hop)) = self.next_hop(tuple.destination) else {
             return;
         };
-        let mut buf = p.port.alloc(bytes.len());
-        if let Some(b) = buf.append(bytes.len()) {
-            b.copy_from_slice(bytes);
-        }
+        let Some(buf) = self.buffer_of(port, bytes) else {
+            return;
+        };
         self.send_ip(
             now,
             port,

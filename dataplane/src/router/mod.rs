@@ -379,17 +379,9 @@ impl<P: Port> Router<P> {
         let (port, listen) = (l.port, l.listen);
         l.line
             .charge(now, (payload.len() + 28 + usize::from(ETHERNET)) as u64);
-        let Some(mut buf) = self
-            .ports
-            .get_mut(usize::from(port.0))
-            .map(|p| p.port.alloc(payload.len()))
-        else {
+        let Some(buf) = self.buffer_of(port, payload) else {
             return;
         };
-        use mef_packet::Buffer;
-        if let Some(b) = buf.append(payload.len()) {
-            b.copy_from_slice(payload);
-        }
         self.send_outer(now, port, listen, to, buf);
     }
 

@@ -66,6 +66,26 @@ impl<P: Port> Router<P> {
         Ok(())
     }
 
+    /// A buffer of `port` with a copy of `bytes`.
+    pub(super) fn buffer_of(&mut self, port: PortId, bytes: &[u8]) -> Option<P::Buf> {
+        let p = self.ports.get_mut(usize::from(port.0))?;
+        let mut buf = p.port.alloc(bytes.len());
+        buf.append(bytes.len())?.copy_from_slice(bytes);
+        Some(buf)
+    }
+
+    /// Through which port and neighbour `destination` is reached without a link; counted where it is not.
+    pub(super) fn next_hop(&mut self, destination: Ipv4Addr) -> Option<(PortId, Ipv4Addr)> {
+        match self.fib.lookup(destination) {
+            Some(Route::Connected { port }) => Some((port, destination)),
+            Some(Route::Via { port, next_hop }) => Some((port, next_hop)),
+            _ => {
+                self.counters.count(Stage::Route, DropReason::NoRoute);
+                None
+            }
+        }
+    }
+
     /// Puts UDP and IP around a sealed packet or a handshake message and sends it.
     pub(super) fn send_outer(
         &mut self,
@@ -75,13 +95,8 @@ impl<P: Port> Router<P> {
         to: SocketAddrV4,
         mut buf: P::Buf,
     ) {
-        let (out_port, next_hop) = match self.fib.lookup(*to.ip()) {
-            Some(Route::Connected { port }) => (port, *to.ip()),
-            Some(Route::Via { port, next_hop }) => (port, next_hop),
-            _ => {
-                self.counters.count(Stage::Route, DropReason::NoRoute);
-                return;
-            }
+        let Some((out_port, next_hop)) = self.next_hop(*to.ip()) else {
+            return;
         };
         let payload = buf.len();
         let source = self.address(port, next_hop);
@@ -127,22 +142,12 @@ impl<P: Port> Router<P> {
         let Ok(view) = ipv4::View::parse_unverified(bytes) else {
             return;
         };
-        let destination = view.dst();
-        let (port, next_hop) = match self.fib.lookup(destination) {
-            Some(Route::Connected { port }) => (port, destination),
-            Some(Route::Via { port, next_hop }) => (port, next_hop),
-            _ => {
-                self.counters.count(Stage::Route, DropReason::NoRoute);
-                return;
-            }
-        };
-        let Some(p) = self.ports.get_mut(usize::from(port.0)) else {
+        let Some((port, next_hop)) = self.next_hop(view.dst()) else {
             return;
         };
-        let mut buf = p.port.alloc(bytes.len());
-        if let Some(b) = buf.append(bytes.len()) {
-            b.copy_from_slice(bytes);
-        }
+        let Some(buf) = self.buffer_of(port, bytes) else {
+            return;
+        };
         let start = (ethernet::HEADER_LEN + ipv4::HEADER_LEN) as u16;
         let meta = Meta {
             port,
@@ -217,19 +222,14 @@ impl<P: Port> Router<P> {
         while let Some(event) = self.neighbours.poll_event() {
             match event {
                 Event::Send { port, frame } => {
-                    if let Some(p) = self.ports.get_mut(usize::from(port.0)) {
-                        let mut buf = p.port.alloc(frame.len());
-                        if let Some(b) = buf.append(frame.len()) {
-                            b.copy_from_slice(&frame);
-                        }
-                        p.out.push(Packet {
-                            buf,
-                            meta: Meta {
-                                port,
-                                checksum: Checksum::Verified,
-                                ..Meta::default()
-                            },
-                        });
+                    let meta = Meta {
+                        port,
+                        checksum: Checksum::Verified,
+                        ..Meta::default()
+                    };
+                    let buf = self.buffer_of(port, &frame);
+                    if let (Some(buf), Some(p)) = (buf, self.ports.get_mut(usize::from(port.0))) {
+                        p.out.push(Packet { buf, meta });
                     }
                 }
                 Event::Deliver { port, mac, packet } => self.send_frame(port, mac, packet),

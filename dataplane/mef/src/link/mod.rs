@@ -23,8 +23,10 @@
 //!                                       and the router has released it
 //! ```
 
+mod datagram;
 mod input;
 mod output;
+mod recovery;
 
 use core::time::Duration;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -274,8 +276,6 @@ pub struct Link {
     stats: LinkStats,
 }
 
-/// Largest IP packet.
-const MAX_PACKET: usize = 65_535;
 /// Most flows of one link.
 const MAX_FLOWS: usize = 100_000;
 const SWEEP: Duration = Duration::from_millis(200);
@@ -611,64 +611,6 @@ impl Link {
     /// How long bytes that the host has read stay for the sake of repair.
     fn history_time(&self) -> Duration {
         self.rtt.smoothed() * 5 / 4 + self.rtt.ack_delay() + Duration::from_millis(20)
-    }
-
-    /// Queues an IP packet of datagram flow `flow`; two near-equal fragments where it exceeds one packet.
-    ///
-    /// # Errors
-    /// [`DatagramError`], and the packet is to be dropped.
-    pub fn send_datagram(
-        &mut self,
-        now: Instant,
-        flow: u32,
-        packet: Vec<u8>,
-    ) -> Result<(), DatagramError> {
-        let limit = self
-            .config
-            .line_up
-            .bytes_in(Duration::from_millis(50))
-            .0
-            .clamp(32 * 1024, 1 << 20) as usize;
-        let whole = self
-            .inner_limit()
-            .saturating_sub(INNER_HEADER + crate::codec::DATAGRAM_OVERHEAD);
-        let part = self
-            .inner_limit()
-            .saturating_sub(INNER_HEADER + crate::codec::FRAGMENT_OVERHEAD);
-        if packet.len() > whole && packet.len().div_ceil(2) > part {
-            return Err(DatagramError::TooBig);
-        }
-        // Whatever the number of flows, a host that floods does not fill the memory.
-        if self.datagram_bytes + packet.len() > 4 * limit.max(MAX_PACKET) {
-            return Err(DatagramError::QueueFull);
-        }
-        let id = self.next_fragment;
-        let queue = self.datagrams.entry(flow).or_default();
-        if queue.bytes + packet.len() > limit {
-            return Err(DatagramError::QueueFull);
-        }
-        queue.bytes += packet.len();
-        self.datagram_bytes += packet.len();
-        if packet.len() <= whole {
-            queue
-                .packets
-                .push_back((now, QueuedDatagram::Whole(packet)));
-        } else {
-            self.next_fragment = id.wrapping_add(1);
-            let (a, b) = packet.split_at(packet.len().div_ceil(2));
-            for (index, bytes) in [(0, a), (1, b)] {
-                queue.packets.push_back((
-                    now,
-                    QueuedDatagram::Part {
-                        id,
-                        index,
-                        bytes: bytes.to_vec(),
-                    },
-                ));
-            }
-        }
-        self.activated.push((SendKey::Datagram(flow), 1000));
-        Ok(())
     }
 
     /// The router has no more use for the flow. It is forgotten once both halves ended and everything was acknowledged.

@@ -1,0 +1,228 @@
+//! Frames to bytes, packed until a packet is full.
+
+use std::net::SocketAddrV4;
+
+use super::{kind, Frame, Received, BASE_MASK, DATA_OVERHEAD, FRAME_HEADER, INNER_HEADER};
+
+/// Builds the inner part of one packet in a caller's buffer.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    limit: usize,
+    frames: u8,
+    flags: u16,
+}
+
+impl<'a> Builder<'a> {
+    /// Appends to `out`; the inner part takes at most `limit` bytes, header included.
+    pub fn new(out: &'a mut Vec<u8>, limit: usize) -> Self {
+        let start = out.len();
+        out.extend_from_slice(&[0; INNER_HEADER]);
+        Self {
+            out,
+            start,
+            limit,
+            frames: 0,
+            flags: 0,
+        }
+    }
+    /// Bytes left for frames, their headers included.
+    pub fn room(&self) -> usize {
+        self.limit.saturating_sub(self.out.len() - self.start)
+    }
+    pub fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+    pub fn flag(&mut self, flag: u16) {
+        self.flags |= flag;
+    }
+    pub fn flags(&self) -> u16 {
+        self.flags
+    }
+    /// Inner bytes so far.
+    pub fn len(&self) -> usize {
+        self.out.len() - self.start
+    }
+
+    /// Appends a frame; `false`, and nothing changed, where it does not fit.
+    pub fn push(&mut self, frame: &Frame<'_>) -> bool {
+        let at = self.out.len();
+        self.out.extend_from_slice(&[0; FRAME_HEADER]);
+        let kind = encode_body(frame, self.out);
+        self.close(at, kind)
+    }
+
+    /// Appends a DATA frame whose `len` payload bytes `fill` writes.
+    pub fn push_data(
+        &mut self,
+        flow: u32,
+        offset: u64,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> bool {
+        if DATA_OVERHEAD + len > self.room() {
+            return false;
+        }
+        let at = self.out.len();
+        self.out.extend_from_slice(&[0; FRAME_HEADER]);
+        self.out.extend_from_slice(&flow.to_be_bytes());
+        self.out.extend_from_slice(&offset.to_be_bytes());
+        let body = self.out.len();
+        self.out.resize(body + len, 0);
+        if let Some(b) = self.out.get_mut(body..) {
+            fill(b);
+        }
+        self.close(at, kind::DATA)
+    }
+
+    fn close(&mut self, at: usize, kind: u8) -> bool {
+        let body = self.out.len() - at - FRAME_HEADER;
+        let fits = self.out.len() - self.start <= self.limit && self.frames < u8::MAX;
+        let (Ok(len), true) = (u16::try_from(body), fits) else {
+            self.out.truncate(at);
+            return false;
+        };
+        let l = len.to_be_bytes();
+        if let Some(h) = self.out.get_mut(at..at + FRAME_HEADER) {
+            h.copy_from_slice(&[kind, l[0], l[1]]);
+        }
+        self.frames += 1;
+        true
+    }
+
+    /// Writes the inner header; returns the inner length.
+    pub fn finish(self) -> usize {
+        let [a, b] = self.flags.to_be_bytes();
+        let header = [0, 0, 0, 0, a, b, 64, self.frames];
+        if let Some(h) = self.out.get_mut(self.start..self.start + INNER_HEADER) {
+            h.copy_from_slice(&header);
+        }
+        self.out.len() - self.start
+    }
+}
+
+fn encode_address(a: &SocketAddrV4, out: &mut Vec<u8>) {
+    out.extend_from_slice(&a.ip().octets());
+    out.extend_from_slice(&a.port().to_be_bytes());
+}
+
+fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
+    macro_rules! put {
+        ($($v:expr),*) => { $(out.extend_from_slice(&$v.to_be_bytes());)* };
+    }
+    match *frame {
+        Frame::Data {
+            flow,
+            offset,
+            payload,
+        } => {
+            put!(flow, offset);
+            out.extend_from_slice(payload);
+            kind::DATA
+        }
+        Frame::Repair {
+            flow,
+            span,
+            index,
+            symbol,
+        } => {
+            let packed = (u64::from(span.base_low) & BASE_MASK) << 36
+                | (u64::from(span.symbols.saturating_sub(1)) & 0x3ff) << 26
+                | (u64::from(index) & 0x7ff) << 15
+                | (u64::from(span.last) & 0x7fff);
+            put!(flow, packed);
+            out.extend_from_slice(symbol);
+            kind::REPAIR
+        }
+        Frame::Datagram { flow, packet } => {
+            put!(flow);
+            out.extend_from_slice(packet);
+            kind::DGRAM
+        }
+        Frame::Fragment {
+            id,
+            index,
+            count,
+            bytes,
+        } => {
+            put!(id, index, count);
+            out.extend_from_slice(bytes);
+            kind::FRAG
+        }
+        Frame::Setup { flow, ref setup } => {
+            put!(flow, setup.weight, u8::from(setup.early), setup.mss, 4u8);
+            encode_address(&setup.source, out);
+            encode_address(&setup.destination, out);
+            kind::SETUP
+        }
+        Frame::Opened { flow } => {
+            put!(flow);
+            kind::OPENED
+        }
+        Frame::Refused { flow, code } => {
+            put!(flow, code);
+            kind::REFUSED
+        }
+        Frame::Fin { flow, offset } => {
+            put!(flow, offset);
+            kind::FIN
+        }
+        Frame::Reset { flow, offset, code } => {
+            put!(flow, offset, code);
+            kind::RESET
+        }
+        Frame::Window {
+            flow,
+            max_offset,
+            received,
+        } => {
+            put!(flow, max_offset, received);
+            kind::WINDOW
+        }
+        Frame::Ack(ref a) => {
+            put!(
+                a.largest,
+                a.rx_time_us,
+                a.delay_us,
+                a.delivered_bytes,
+                a.drops
+            );
+            let (format, bytes) = match a.received {
+                Received::Runs(b) => (0u8, b),
+                Received::Bitmap(b) => (1u8, b),
+            };
+            out.push(format);
+            out.extend_from_slice(bytes);
+            kind::ACK
+        }
+        Frame::Hello(ref h) => {
+            put!(1u8, h.boot_id, h.workers, h.hash_key, h.mtu);
+            put!(
+                (h.line_up.0 as f32),
+                (h.line_down.0 as f32),
+                h.link_credit,
+                h.flow_credit
+            );
+            kind::HELLO
+        }
+        Frame::Ping { floor } => {
+            put!(floor);
+            kind::PING
+        }
+        Frame::Probe { padding } => {
+            out.resize(out.len() + padding, 0);
+            kind::PROBE
+        }
+        Frame::Unknown { kind } => kind,
+    }
+}
+
+/// Appends `v` in 7-bit groups, least significant first (LEB128).
+pub fn put_varint(mut v: u64, out: &mut Vec<u8>) {
+    while v >= 0x80 {
+        out.push(v as u8 | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}

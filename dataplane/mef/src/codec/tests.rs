@@ -1,0 +1,131 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use proptest::prelude::*;
+
+fn round_trip(frame: Frame<'_>) {
+    let mut out = vec![0xEE; 5];
+    let mut b = Builder::new(&mut out, 1400);
+    assert!(b.push(&frame));
+    b.flag(FLAG_ELICITS_ACK);
+    let n = b.finish();
+    assert_eq!(n, out.len() - 5);
+    let (inner, mut frames) = parse(&out[5..]).unwrap();
+    assert_eq!((inner.flags, inner.frames), (FLAG_ELICITS_ACK, 1));
+    assert_eq!(frames.next(), Some(Ok(frame)));
+    assert_eq!(frames.next(), None);
+}
+
+#[test]
+fn every_frame_survives_the_wire() {
+    let a = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 1234);
+    let b = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), 80);
+    let hello = Hello {
+        boot_id: 7,
+        workers: 1,
+        hash_key: 9,
+        mtu: 1500,
+        line_up: BitRate::from_mbit(100),
+        line_down: BitRate::from_mbit(40),
+        link_credit: 1 << 29,
+        flow_credit: 1 << 24,
+    };
+    for f in [
+        Frame::Data {
+            flow: 3,
+            offset: 1 << 40,
+            payload: &[1, 2, 3],
+        },
+        Frame::Repair {
+            flow: 3,
+            span: SpanId::new(9, 1024, 77),
+            index: 2047,
+            symbol: &[9; 100],
+        },
+        Frame::Datagram {
+            flow: 1,
+            packet: &[4; 64],
+        },
+        Frame::Fragment {
+            id: 1,
+            index: 0,
+            count: 2,
+            bytes: &[5; 9],
+        },
+        Frame::Setup {
+            flow: 8,
+            setup: Setup {
+                source: a,
+                destination: b,
+                weight: 2.5,
+                early: true,
+                mss: 1460,
+            },
+        },
+        Frame::Opened { flow: 8 },
+        Frame::Refused { flow: 8, code: 3 },
+        Frame::Fin {
+            flow: 8,
+            offset: 77,
+        },
+        Frame::Reset {
+            flow: 8,
+            offset: 77,
+            code: 1,
+        },
+        Frame::Window {
+            flow: 0,
+            max_offset: u64::MAX,
+            received: 3,
+        },
+        Frame::Ack(Ack {
+            largest: 100,
+            rx_time_us: 5,
+            delay_us: 6,
+            delivered_bytes: 7,
+            drops: 0,
+            received: Received::Bitmap(&[0xff, 0x01]),
+        }),
+        Frame::Hello(hello),
+        Frame::Ping { floor: 12 },
+        Frame::Probe { padding: 900 },
+    ] {
+        round_trip(f);
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_fit_leaves_no_trace() {
+    let mut out = Vec::new();
+    let mut b = Builder::new(&mut out, 20);
+    assert!(!b.push(&Frame::Ping { floor: 1 }) || b.room() < 20);
+    assert!(!b.push(&Frame::Datagram {
+        flow: 1,
+        packet: &[0; 50]
+    }));
+    let n = b.finish();
+    let (inner, frames) = parse(&out[..n]).unwrap();
+    assert_eq!(usize::from(inner.frames), frames.count());
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+        if let Ok((_, frames)) = parse(&bytes) {
+            for f in frames { let _ = f; }
+        }
+    }
+    #[test]
+    fn a_spans_base_is_found_again(base in 0u64..1 << 40, d in -100_000_000i64..100_000_000) {
+        let id = SpanId::new(base, 1, 1);
+        prop_assert_eq!(id.base_near(base.saturating_add_signed(d)), base);
+    }
+    #[test]
+    fn varints_round_trip(v in any::<u64>()) {
+        let mut out = Vec::new();
+        put_varint(v, &mut out);
+        let mut s = &out[..];
+        prop_assert_eq!(take_varint(&mut s), Some(v));
+        prop_assert!(s.is_empty());
+    }
+}

@@ -1,0 +1,299 @@
+//! What acknowledgements and their absence lead to: packets settled, ranges sent again,
+//! repair topped up, silence.
+
+use core::time::Duration;
+
+use mef_packet::Instant;
+
+use super::{Control, Event, Link, Opening, PacketError, SendKey, KEEPALIVE};
+use crate::chunks::ChunkPool;
+use crate::codec::Ack;
+use crate::guard::AckSample;
+use crate::send_stream::{End, SendStream};
+use crate::sent::{is_probe, Carried, Fate};
+
+/// How long an answer is awaited while nothing is acknowledged.
+const STALE: Duration = Duration::from_secs(10);
+
+impl Link {
+    pub(super) fn on_ack(
+        &mut self,
+        now: Instant,
+        pool: &mut ChunkPool,
+        ack: &Ack<'_>,
+    ) -> Result<(), PacketError> {
+        let mut fates = core::mem::take(&mut self.fates);
+        fates.clear();
+        let largest_sent = self.sent.sent_at(ack.largest);
+        let known = self
+            .sent
+            .on_ack(now, ack.largest, &ack.received, &mut fates);
+        if !known {
+            self.fates = fates;
+            return Err(PacketError::AckOfUnsent);
+        }
+        if let Some(at) = largest_sent.filter(|at| fates.iter().any(|f| f.sent_at == *at)) {
+            let raw = now.since(at);
+            self.rtt
+                .sample(raw.saturating_sub(Duration::from_micros(u64::from(ack.delay_us))));
+            self.pmtu.set_rtt(self.rtt.smoothed(), self.rtt.ack_delay());
+            let sent_bytes = fates
+                .iter()
+                .filter(|f| f.sent_at == at)
+                .map(|f| f.sent_bytes)
+                .max()
+                .unwrap_or(0);
+            let sample = AckSample {
+                sent_at: at,
+                sent_bytes,
+                rx_us: ack.rx_time_us,
+                delivered_bytes: ack.delivered_bytes,
+                receiver_drops: u64::from(ack.drops),
+            };
+            self.guard
+                .on_ack(now, self.rtt.min(), self.loss.mean(), sample);
+        }
+        if !fates.is_empty() {
+            self.last_ack = now;
+            if self.silent {
+                self.silent = false;
+                self.pmtu.path_returned();
+                self.events.push_back(Event::Resumed);
+                self.activate_all();
+            }
+        }
+        for fate in &fates {
+            if fate.spurious {
+                self.loss.on_spurious(1);
+                self.stats.packets_spurious += 1;
+            }
+            if is_probe(&fate.carried) {
+                self.apply_acked(now, pool, fate);
+                continue;
+            }
+            if fate.size > crate::pmtu::BASE {
+                self.newest_large_acked = self.newest_large_acked.max(fate.sent_at);
+            }
+            self.pmtu.on_packet_acked(fate.size);
+            self.apply_acked(now, pool, fate);
+        }
+        self.fates = fates;
+        self.detect_lost(now);
+        self.top_up(now);
+        Ok(())
+    }
+
+    pub(super) fn detect_lost(&mut self, now: Instant) {
+        let mut fates = core::mem::take(&mut self.fates);
+        fates.clear();
+        self.sent.detect_lost(now, &self.rtt, &mut fates);
+        let loss = &mut self.loss;
+        self.sent.settle(|arrived| {
+            if arrived {
+                loss.on_acked(1)
+            } else {
+                loss.on_lost(1)
+            }
+        });
+        self.sent.forget(now, &self.rtt);
+        let mtu = self.pmtu.current();
+        for fate in &fates {
+            self.stats.packets_lost += 1;
+            // A loss that a later large packet survived says nothing about size.
+            if fate.sent_at > self.newest_large_acked && !is_probe(&fate.carried) {
+                self.pmtu.on_packet_lost(now, fate.size);
+            }
+            self.apply_lost(now, fate);
+        }
+        self.fates = fates;
+        if self.pmtu.current() != mtu {
+            self.events.push_back(Event::PathMtu(self.pmtu.current()));
+        }
+    }
+
+    pub(super) fn apply_acked(&mut self, now: Instant, pool: &mut ChunkPool, fate: &Fate) {
+        for c in fate.carried {
+            match c {
+                Carried::Data {
+                    flow, offset, len, ..
+                } => {
+                    if let Some(f) = self.flows.get_mut(&flow) {
+                        f.send.on_acked(pool, offset, u64::from(len));
+                        self.after_ack(pool, flow);
+                    }
+                }
+                Carried::Repair { flow, base } => {
+                    if let Some(f) = self.flows.get_mut(&flow) {
+                        f.send.on_repair(base, true);
+                    }
+                }
+                Carried::Fin { flow } | Carried::Reset { flow, .. } => {
+                    if let Some(f) = self.flows.get_mut(&flow) {
+                        let said = match c {
+                            Carried::Reset { code, .. } => End::Reset(code),
+                            _ => End::Finished,
+                        };
+                        if f.send.ending() == said {
+                            f.send.end_acked();
+                        }
+                        self.after_ack(pool, flow);
+                    }
+                }
+                Carried::Probe { size } => {
+                    let before = self.pmtu.current();
+                    self.pmtu.on_probe_acked(now, size);
+                    if self.pmtu.current() != before {
+                        self.events.push_back(Event::PathMtu(self.pmtu.current()));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A flow whose bytes were acknowledged may have room again, or be over.
+    pub(super) fn after_ack(&mut self, pool: &mut ChunkPool, flow: u32) {
+        if let Some(f) = self.flows.get(&flow) {
+            if f.send.unsent() > 0 {
+                self.activated.push((SendKey::Stream(flow), f.weight));
+            }
+        }
+        self.reap(pool, flow);
+    }
+
+    pub(super) fn apply_lost(&mut self, now: Instant, fate: &Fate) {
+        for c in fate.carried {
+            match c {
+                Carried::Data {
+                    flow,
+                    offset,
+                    len,
+                    generation,
+                } => {
+                    if let Some(f) = self.flows.get_mut(&flow) {
+                        // Only a loss that the path is known to have caused counts towards sending twice.
+                        let generation = generation.saturating_add(u8::from(!fate.unheard));
+                        f.send.on_lost(offset, u64::from(len), generation);
+                        self.activated.push((SendKey::Stream(flow), f.weight));
+                    }
+                }
+                Carried::Repair { flow, base } => {
+                    if let Some(f) = self.flows.get_mut(&flow) {
+                        f.send.on_repair(base, false);
+                    }
+                }
+                Carried::Setup { flow } => self.again(flow, Control::Setup(flow), |s| {
+                    s.opening == Opening::Pending
+                }),
+                Carried::Opened { flow } => self.again(flow, Control::Opened(flow), |_| true),
+                Carried::Refused { flow } => self.again(flow, Control::Refused(flow), |_| true),
+                Carried::Fin { flow } | Carried::Reset { flow, .. } => {
+                    self.again(flow, Control::End(flow), |f| !f.send.is_end_acked());
+                }
+                Carried::Window { flow: 0 } => {
+                    self.queue_control(Instant::ZERO, Control::Window(0))
+                }
+                Carried::Window { flow } => self.again(flow, Control::Window(flow), |_| true),
+                Carried::Hello => self.queue_control(Instant::ZERO, Control::Hello),
+                Carried::Probe { size } => self.pmtu.on_probe_lost(now, size),
+                Carried::Nothing | Carried::Ping | Carried::Datagram => {}
+            }
+        }
+    }
+
+    pub(super) fn again(&mut self, flow: u32, what: Control, still: impl Fn(&super::Flow) -> bool) {
+        if self.flows.get(&flow).is_some_and(still) {
+            self.queue_control(Instant::ZERO, what);
+        }
+    }
+
+    /// Applies the repair rule to every flow with open spans.
+    pub(super) fn top_up(&mut self, now: Instant) {
+        let loss = self.loss.repair_loss();
+        let patience = self.rtt.smoothed() / 4 + Duration::from_millis(30);
+        let mut over = Vec::new();
+        for id in &self.spanned {
+            let Some(f) = self.flows.get_mut(id) else {
+                over.push(*id);
+                continue;
+            };
+            f.send.top_up(loss);
+            if !f.send.has_spans() {
+                over.push(*id);
+                f.stalled_since = None;
+            } else if f.send.waits_for_word() {
+                // All that was sent is settled, enough repair arrived, and still no word that the span is whole.
+                let since = *f.stalled_since.get_or_insert(now);
+                if now.since(since) > patience {
+                    f.send.give_up_spans();
+                    f.stalled_since = None;
+                }
+            } else {
+                f.stalled_since = None;
+            }
+            if !f.send.is_fully_sent() {
+                self.activated.push((SendKey::Stream(*id), f.weight));
+            }
+        }
+        for id in over {
+            self.spanned.remove(&id);
+        }
+    }
+
+    pub(super) fn open_span(send: &mut SendStream, now: Instant, symbol: usize, loss: f64) {
+        send.open_span(now, symbol);
+        send.top_up(loss);
+    }
+
+    /// Probes of a long silence are not remembered for ever. They are no sample of the path's loss.
+    pub(super) fn forget_stale(&mut self, now: Instant) {
+        let mut fates = core::mem::take(&mut self.fates);
+        fates.clear();
+        self.sent.forget_stale(now, STALE, &mut fates);
+        for fate in &fates {
+            self.apply_lost(now, fate);
+        }
+        self.fates = fates;
+    }
+
+    /// Least time between two spans of one flow: a flow that its host feeds slowly runs empty all the time.
+    pub(super) fn span_gap(&self) -> Duration {
+        self.rtt.smoothed() / 32
+    }
+
+    pub(super) fn check_silence(&mut self, now: Instant) {
+        let Some(oldest) = self.sent.oldest_in_flight().map(|o| o.max(self.last_ack)) else {
+            return;
+        };
+        let limit = (self.rtt.smoothed() * 3).max(Duration::from_secs(1));
+        // Lost packets leave the ledger's flight; the last answer is what counts.
+        let quiet = now
+            .since(self.last_ack)
+            .min(now.since(self.last_ack.min(oldest)));
+        if quiet > limit && self.last_elicit > self.last_ack {
+            self.silent = true;
+            let mut fates = core::mem::take(&mut self.fates);
+            fates.clear();
+            self.sent.declare_unheard(&mut fates);
+            for fate in &fates {
+                self.apply_lost(now, fate);
+            }
+            self.fates = fates;
+            self.silent_since = self.last_ack;
+            self.events.push_back(Event::Silent);
+        }
+    }
+
+    /// How far apart probes are while answers are awaited.
+    pub(super) fn ping_interval(&self) -> Duration {
+        (self.rtt.smoothed() / 4).clamp(Duration::from_millis(20), Duration::from_millis(250))
+    }
+
+    pub(super) fn next_ping(&self) -> Instant {
+        if self.silent || self.sent.in_flight() > 0 {
+            self.last_ping + self.ping_interval()
+        } else {
+            self.last_elicit.max(self.last_ping) + KEEPALIVE
+        }
+    }
+}
