@@ -210,7 +210,11 @@ impl SendStream {
                 self.una = e;
                 self.acked.remove(s, e);
                 // The symbol that the oldest unacknowledged byte lies in may begin a little below it.
-                let keep = if self.una == self.end { 0 } else { CHUNK as u64 };
+                let keep = if self.una == self.end {
+                    0
+                } else {
+                    CHUNK as u64
+                };
                 self.buffer.free_before(pool, self.una.saturating_sub(keep));
             }
         }
