@@ -177,11 +177,12 @@ impl RecvStream {
         symbol: &[u8],
     ) -> bool {
         let base = id.base_near(self.ready());
-        let at = match self
-            .spans
-            .iter()
-            .position(|s| s.base == base && s.symbols == id.symbols && s.symbol == symbol.len())
-        {
+        let at = match self.spans.iter().position(|s| {
+            s.base == base
+                && s.symbols == id.symbols
+                && s.last == id.last
+                && s.symbol == symbol.len()
+        }) {
             Some(i) => i,
             None => {
                 let span = Span {
