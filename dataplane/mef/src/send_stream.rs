@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use mef_packet::Instant;
 
-use crate::chunks::{ChunkPool, StreamBuffer, CHUNK};
+use crate::chunks::{ChunkPool, StreamBuffer};
 use crate::codec::{SpanId, MAX_REPAIR_SYMBOLS, MAX_SPAN_SYMBOLS, RESET_ECHO};
 use crate::ranges::RangeSet;
 use crate::repair::{self, SpanEncoder};
@@ -209,13 +209,7 @@ impl SendStream {
             if s <= self.una {
                 self.una = e;
                 self.acked.remove(s, e);
-                // The symbol that the oldest unacknowledged byte lies in may begin a little below it.
-                let keep = if self.una == self.end {
-                    0
-                } else {
-                    CHUNK as u64
-                };
-                self.buffer.free_before(pool, self.una.saturating_sub(keep));
+                self.buffer.free_before(pool, self.una);
             }
         }
         while self.spans.front().is_some_and(|s| s.end() <= self.una) {
@@ -306,10 +300,7 @@ impl SendStream {
             .min(self.credit.saturating_sub(self.next))
             .min(link_room);
         if fresh > 0 {
-            // Packets end where symbols do, also after a short one: a packet that straddled two
-            // symbols would cost two repairs when it is lost.
-            let to_boundary = max as u64 - self.next % max as u64;
-            let len = usize::try_from(fresh.min(to_boundary)).unwrap_or(max);
+            let len = usize::try_from(fresh).unwrap_or(max).min(max);
             return Some(Next::Data {
                 offset: self.next,
                 len,
@@ -377,10 +368,6 @@ impl SendStream {
     /// Opens a span over what is unacknowledged and in no span yet, cut into symbols of `symbol` bytes.
     pub fn open_span(&mut self, now: Instant, symbol: usize) {
         let mut base = self.spanned.max(self.una);
-        let aligned = base - base % symbol as u64;
-        if !self.buffer.slice(aligned, 1).is_empty() {
-            base = aligned;
-        }
         while base < self.next && self.spans.len() < MAX_SPANS {
             let len = (self.next - base).min((symbol * MAX_SPAN_SYMBOLS) as u64);
             let Ok(encoder) = SpanEncoder::new(len as usize, symbol) else {

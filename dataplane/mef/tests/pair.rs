@@ -198,8 +198,6 @@ fn transfer(w: &mut Wire, size: u64) -> f64 {
             .write_room(&e.pool, flow)
             .min((size - written) as usize);
         if room > 0 {
-            // A short first write, as a protocol's header is: what follows must not straddle repair symbols.
-            let room = if written == 0 { room.min(64) } else { room };
             let data: Vec<u8> = (written..written + room as u64).map(byte_at).collect();
             written += e.link.write(&mut e.pool, flow, &data) as u64;
             if written == size {
