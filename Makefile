@@ -99,7 +99,7 @@ gate: root build
 		$(MEF) lab check $(OUT)/gate/$$t.json --goodput $${g#*:} --queue 10ms; \
 	done
 
-bench: root build ## Measure the figures of the README's table anew, into report/bench (about an hour)
+bench: root build ## Measure the figures of the README's table anew, into report/bench (about an hour and a half)
 	@benches/run $(MEF) $(OUT)/bench
 
 clean: ## Remove what was built and measured

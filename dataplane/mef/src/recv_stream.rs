@@ -40,8 +40,19 @@ struct Span {
 }
 
 impl Span {
+    /// Where the first symbol starts: on a multiple of the symbols' size, unless it is alone. Its
+    /// bytes below `base` count as zeros.
+    fn first_symbol(&self) -> u64 {
+        if self.symbols == 1 {
+            self.base
+        } else {
+            self.base - self.base % self.symbol as u64
+        }
+    }
     fn end(&self) -> u64 {
-        self.base + (u64::from(self.symbols) - 1) * self.symbol as u64 + u64::from(self.last)
+        self.first_symbol()
+            + (u64::from(self.symbols) - 1) * self.symbol as u64
+            + u64::from(self.last)
     }
 }
 
@@ -238,8 +249,8 @@ impl RecvStream {
     fn missing(&self, span: &Span) -> usize {
         let (mut count, mut last) = (0, u64::MAX);
         for (s, e) in self.received.gaps(span.base, span.end()) {
-            let first = (s - span.base) / span.symbol as u64;
-            let until = (e - 1 - span.base) / span.symbol as u64;
+            let first = (s - span.first_symbol()) / span.symbol as u64;
+            let until = (e - 1 - span.first_symbol()) / span.symbol as u64;
             count += until - first + 1 - u64::from(first == last);
             last = until;
         }
@@ -247,23 +258,28 @@ impl RecvStream {
     }
 
     fn decode(&mut self, pool: &mut ChunkPool, span: &Span) -> bool {
-        let len = span.end() - span.base;
+        let first = span.first_symbol();
+        let lead = (span.base - first) as usize;
+        let len = span.end() - first;
         let Ok(mut decoder) = SpanDecoder::new(len as usize, span.symbol) else {
             return false;
         };
         let mut piece = vec![0; span.symbol];
         for k in 0..u64::from(span.symbols) {
-            let start = span.base + k * span.symbol as u64;
-            let end = (start + span.symbol as u64).min(span.end());
+            let symbol = first + k * span.symbol as u64;
+            let start = symbol.max(span.base);
+            let end = (symbol + span.symbol as u64).min(span.end());
             if !self.received.covers(start, end) {
                 continue;
             }
-            let Some(p) = piece.get_mut(..(end - start) as usize) else {
+            let Some(p) = piece.get_mut(..(end - symbol) as usize) else {
                 continue;
             };
+            let (zeros, bytes) = p.split_at_mut((start - symbol) as usize);
+            zeros.fill(0);
             // A head that was already freed: this span can no longer be solved.
-            if !self.buffer.copy_out(start, p)
-                || decoder.add_data((start - span.base) as usize, p).is_err()
+            if !self.buffer.copy_out(start, bytes)
+                || decoder.add_data((symbol - first) as usize, p).is_err()
             {
                 return false;
             }
@@ -275,11 +291,11 @@ impl RecvStream {
         }
         let mut back = false;
         for found in decoder.try_decode().unwrap_or_default() {
-            if self
-                .store(pool, span.base + found.offset as u64, &found.bytes)
-                .is_ok()
-            {
-                self.recovered += found.bytes.len() as u64;
+            let skip = lead.saturating_sub(found.offset);
+            let bytes = found.bytes.get(skip..).unwrap_or_default();
+            let offset = first + (found.offset + skip) as u64;
+            if self.store(pool, offset, bytes).is_ok() {
+                self.recovered += bytes.len() as u64;
                 back = true;
             }
         }

@@ -11,6 +11,7 @@
 //! repair symbols; inside a span a loss is answered with more repair, not with
 //! retransmission, for as long as there is repair left to send.
 
+use core::ops::Range;
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,6 +49,8 @@ pub enum Next {
 struct Span {
     base: u64,
     len: u64,
+    /// Bytes of the first symbol that lie below `base`: they belong to nobody and count as zeros.
+    lead: usize,
     symbol: usize,
     symbols: usize,
     encoder: SpanEncoder,
@@ -62,6 +65,27 @@ struct Span {
 impl Span {
     fn end(&self) -> u64 {
         self.base + self.len
+    }
+
+    /// The span's encoder, and how it reads a range of the symbols; the flag falls when bytes are gone.
+    fn encoder<'a>(
+        &'a mut self,
+        buffer: &'a StreamBuffer,
+        held: &'a mut bool,
+    ) -> (
+        &'a mut SpanEncoder,
+        impl FnMut(Range<usize>, &mut [u8]) + 'a,
+    ) {
+        let (base, lead) = (self.base, self.lead);
+        let read = move |range: Range<usize>, out: &mut [u8]| {
+            let zeros = lead.saturating_sub(range.start).min(range.len());
+            let (head, rest) = out.split_at_mut(zeros.min(out.len()));
+            head.fill(0);
+            let bytes = range.len() - zeros;
+            let from = base + (range.start + zeros - lead) as u64;
+            *held &= bytes == 0 || buffer.copy_out(from, rest.get_mut(..bytes).unwrap_or(&mut []));
+        };
+        (&mut self.encoder, read)
     }
 }
 
@@ -300,7 +324,10 @@ impl SendStream {
             .min(self.credit.saturating_sub(self.next))
             .min(link_room);
         if fresh > 0 {
-            let len = usize::try_from(fresh).unwrap_or(max).min(max);
+            // Packets end where symbols do, also after a short one: losing a packet that straddled two
+            // symbols would cost two repairs.
+            let to_boundary = max as u64 - self.next % max as u64;
+            let len = usize::try_from(fresh.min(to_boundary)).unwrap_or(max);
             return Some(Next::Data {
                 offset: self.next,
                 len,
@@ -369,14 +396,22 @@ impl SendStream {
     pub fn open_span(&mut self, now: Instant, symbol: usize) {
         let mut base = self.spanned.max(self.una);
         while base < self.next && self.spans.len() < MAX_SPANS {
-            let len = (self.next - base).min((symbol * MAX_SPAN_SYMBOLS) as u64);
-            let Ok(encoder) = SpanEncoder::new(len as usize, symbol) else {
+            let rest = self.next - base;
+            // Symbols lie on multiples of their size, as packets do; one alone is just its bytes.
+            let (lead, symbol) = if rest <= symbol as u64 {
+                (0, (rest as usize).next_multiple_of(2))
+            } else {
+                ((base % symbol as u64) as usize, symbol)
+            };
+            let len = rest.min((symbol * MAX_SPAN_SYMBOLS - lead) as u64);
+            let Ok(encoder) = SpanEncoder::new(lead + len as usize, symbol) else {
                 break;
             };
             let symbols = encoder.layout().symbols();
             self.spans.push_back(Span {
                 base,
                 len,
+                lead,
                 symbol,
                 symbols,
                 encoder,
@@ -401,11 +436,9 @@ impl SendStream {
             return false;
         };
         let mut held = true;
-        let done = span.encoder.encode_next(|range, out| {
-            let out = out.get_mut(..range.len()).unwrap_or(&mut []);
-            held &= buffer.copy_out(span.base + range.start as u64, out);
-        });
-        if done.is_err() || !held {
+        let (encoder, read) = span.encoder(buffer, &mut held);
+        let done = encoder.encode_next(read).is_err();
+        if done || !held {
             // The chunks of an acknowledged head are gone: nothing left that repair could say.
             span.spent = true;
             span.to_send = 0;
@@ -465,23 +498,24 @@ impl SendStream {
         let Self { spans, buffer, .. } = self;
         let span = spans.iter_mut().find(|s| s.base == base)?;
         span.to_send = span.to_send.saturating_sub(1);
+        let span_index = span.next_index;
         let mut held = true;
-        let symbol = span.encoder.repair(span.next_index, |range, out| {
-            held &= buffer.copy_out(
-                span.base + range.start as u64,
-                out.get_mut(..range.len()).unwrap_or(&mut []),
-            );
-        });
-        match symbol {
-            Ok(symbol) if held => out.extend_from_slice(symbol),
-            _ => {
-                // The chunks of an acknowledged head are gone: nothing left that repair could say.
-                span.spent = true;
-                span.to_send = 0;
-                return None;
+        let (encoder, read) = span.encoder(buffer, &mut held);
+        let made = match encoder.repair(span_index, read) {
+            Ok(symbol) => {
+                out.extend_from_slice(symbol);
+                true
             }
+            Err(_) => false,
+        };
+        if !made || !held {
+            // The chunks of an acknowledged head are gone: nothing left that repair could say.
+            out.clear();
+            span.spent = true;
+            span.to_send = 0;
+            return None;
         }
-        let last = span.len - (span.symbols as u64 - 1) * span.symbol as u64;
+        let last = span.lead as u64 + span.len - (span.symbols as u64 - 1) * span.symbol as u64;
         let id = SpanId::new(
             span.base,
             u16::try_from(span.symbols).ok()?,

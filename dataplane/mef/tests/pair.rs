@@ -197,6 +197,8 @@ fn transfer(w: &mut Wire, size: u64) -> f64 {
             .link
             .write_room(&e.pool, flow)
             .min((size - written) as usize);
+        // A short first write, as a request's header is, must not put every packet across two repair symbols.
+        let room = if written == 0 { room.min(64) } else { room };
         if room > 0 {
             let data: Vec<u8> = (written..written + room as u64).map(byte_at).collect();
             written += e.link.write(&mut e.pool, flow, &data) as u64;

@@ -142,7 +142,8 @@ pub enum Received<'a> {
 }
 
 /// The stretch of a stream that a repair symbol covers: `symbols` pieces as long as the
-/// symbol, the last one `last` bytes long. On the wire `base_low:28 symbols-1:10 index:11 last:15`.
+/// symbol, the last one `last` bytes long. More than one lie on multiples of their size, and of the
+/// first what is below the base counts as zeros; one alone starts at the base. On the wire `base_low:28 symbols-1:10 index:11 last:15`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanId {
     /// The low 28 bits of the stream offset at which the span starts.
