@@ -4,23 +4,11 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use crate::lab::{need, wait_for, Lab, Routers};
+use crate::lab::{need, Lab, Routers};
+use crate::ssh::{listening, Sshd};
 
 const PATH: &str = "rate='100Mbit/s'\nrtt='40ms'\nqueue='1BDP'\nloss=0.01";
-const SOON: Duration = Duration::from_secs(10);
-
-/// Waits until somebody listens on `port` of `host`.
-fn listening(lab: &Lab, host: &str, port: u16) {
-    wait_for("a listener", SOON, || {
-        let out = lab.sh(host, &format!("ss -Hltn 'sport = {port}'"));
-        if out.stdout.is_empty() {
-            return Err(format!("nobody on port {port} of {host}"));
-        }
-        Ok(())
-    });
-}
 
 /// Makes a file of random bytes that everybody may read.
 fn random_file(path: &Path, megabytes: u32) {
@@ -109,26 +97,14 @@ fn rsync_copies_over_ssh() {
     let lab = Lab::up(Routers::Mef, PATH);
     let folder = lab.folder.path();
     let dir = folder.display();
-    let _ = std::fs::create_dir_all("/run/sshd");
-    lab.sh_ok(
-        "b1",
-        "ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user",
-    );
-    let config = format!(
-        "Port 2222\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/user.pub\nPidFile none\n\
-         StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n"
-    );
-    std::fs::write(folder.join("sshd.conf"), config).unwrap();
-    let sshd = "/usr/sbin/sshd";
-    let _sshd = lab.background("b1", sshd, &["-D", "-f", &format!("{dir}/sshd.conf")]);
-    listening(&lab, "b1", 2222);
+    let sshd = Sshd::start(&lab);
+    let ssh = &sshd.ssh;
     let tree = folder.join("tree/deep");
     std::fs::create_dir_all(&tree).unwrap();
     random_file(&tree.join("large"), 5);
     for i in 0..50 {
         std::fs::write(tree.join(format!("small{i}")), format!("{i}").repeat(i)).unwrap();
     }
-    let ssh = "ssh -p 2222 -i ./user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -F none";
     lab.sh_ok(
         "a1",
         &format!(
