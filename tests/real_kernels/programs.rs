@@ -190,3 +190,43 @@ fn names_resolve_over_udp_and_over_tcp() {
         "{said}"
     );
 }
+
+#[test]
+fn clocks_are_compared_over_ntp() {
+    need!("chronyd", "ss");
+    let lab = Lab::up(Routers::Mef, "rate='100Mbit/s'\nrtt='40ms'\nqueue='1BDP'");
+    let dir = lab.folder.path().display();
+    // -x: neither of them touches the machine's clock.
+    let server = format!(
+        "exec chronyd -x -d -u root 'local stratum 8' 'allow all' 'cmdport 0' 'pidfile {dir}/ntp.pid'"
+    );
+    let _server = lab.background("b1", "sh", &["-c", &server]);
+    let said = lab.sh_ok(
+        "a1",
+        &format!("chronyd -x -Q -t 30 -u root \"server $B1 iburst\" 'cmdport 0' 'pidfile {dir}/ntpc.pid' 2>&1"),
+    );
+    let offset: f64 = said
+        .split("wrong by ")
+        .nth(1)
+        .and_then(|t| t.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{said}"));
+    // Both hosts have one clock, and both ways take the same time.
+    assert!(offset.abs() < 0.002, "{said}");
+}
+
+#[test]
+fn mtr_sees_every_hop_without_loss() {
+    need!("mtr");
+    let lab = Lab::up(Routers::Mef, "rate='100Mbit/s'\nrtt='40ms'\nqueue='1BDP'");
+    for protocol in ["", "--udp", "--tcp"] {
+        let said = lab.sh_ok("a1", &format!("mtr -n -r -c 5 -i 0.3 -G 1 {protocol} $B1"));
+        let hops: Vec<Vec<&str>> = said
+            .lines()
+            .filter(|l| l.contains(".|--"))
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert_eq!(hops.first().map(|h| h[1]), Some("10.1.1.1"), "{said}");
+        assert_eq!(hops.last().map(|h| h[1]), Some("10.2.1.2"), "{said}");
+        assert!(hops.iter().all(|h| h[2] == "0.0%"), "{said}");
+    }
+}
