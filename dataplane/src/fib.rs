@@ -1,9 +1,10 @@
-//! The forwarding table: longest-prefix match over IPv4 destinations.
+//! The forwarding table: longest-prefix match over IPv4 and IPv6 destinations.
 //!
 //! [`PrefixTable`] is a multibit trie with a fixed stride of eight bits and
 //! leaf pushing (Srinivasan and Varghese, "Fast address lookups using
-//! controlled prefix expansion", 1999): at most four dependent loads per
-//! lookup, 1 KiB per node, rebuilt whole when the configuration changes.
+//! controlled prefix expansion", 1999), one root for each family: at most four
+//! dependent loads per IPv4 lookup and sixteen per IPv6 lookup (eight for
+//! prefixes up to /64), 1 KiB per node, rebuilt whole when the configuration changes.
 //!
 //! ```text
 //! node 0        [ 10 | 0 ............. 255 ]   an entry is a route, nothing,
@@ -13,11 +14,11 @@
 //!
 //! [`Fib`] fills one from the ports' networks, the static routes and the
 //! peers' prefixes, and takes out what may never be forwarded (RFC 1812
-//! section 5.3.7, RFC 2644).
+//! section 5.3.7, RFC 2644; RFC 4291 section 2.5 for IPv6).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use mef_packet::PortId;
 
 use crate::config::{Peer, PeerId, Port, StaticRoute, Via};
@@ -25,9 +26,10 @@ use crate::config::{Peer, PeerId, Port, StaticRoute, Via};
 /// Set in an entry that names a node rather than a value.
 const CHILD: u32 = 1 << 31;
 
-/// Longest-prefix match from IPv4 addresses to values.
+/// Longest-prefix match from addresses to values.
 #[derive(Clone, Debug)]
 pub struct PrefixTable<V> {
+    /// The first two are the roots of IPv4 and IPv6.
     nodes: Vec<[u32; 256]>,
     /// Entry `n > 0` of a node stands for `values[n - 1]`.
     values: Vec<Option<V>>,
@@ -36,12 +38,12 @@ pub struct PrefixTable<V> {
 impl<V: Copy> PrefixTable<V> {
     /// Builds the table; `None` as a value makes a hole in shorter prefixes.
     /// Of equal prefixes the later one counts.
-    pub fn new(prefixes: impl IntoIterator<Item = (Ipv4Net, Option<V>)>) -> Self {
-        let mut sorted: Vec<(Ipv4Net, Option<V>)> = prefixes.into_iter().collect();
+    pub fn new(prefixes: impl IntoIterator<Item = (IpNet, Option<V>)>) -> Self {
+        let mut sorted: Vec<(IpNet, Option<V>)> = prefixes.into_iter().collect();
         // Short before long (and stable), so that a prefix never meets the children of a longer one.
         sorted.sort_by_key(|(net, _)| net.prefix_len());
         let mut table = Self {
-            nodes: vec![[0; 256]],
+            nodes: vec![[0; 256]; 2],
             values: Vec::with_capacity(sorted.len()),
         };
         for (net, value) in sorted {
@@ -52,11 +54,10 @@ impl<V: Copy> PrefixTable<V> {
         table
     }
 
-    fn insert(&mut self, net: Ipv4Net, entry: u32) {
-        let octets = net.network().octets();
+    fn insert(&mut self, net: IpNet, entry: u32) {
+        let (mut node, octets) = Octets::of(net.network());
         let mut remaining = usize::from(net.prefix_len());
-        let mut node = 0;
-        for octet in octets {
+        for &octet in octets.as_slice() {
             let at = usize::from(octet);
             if remaining <= 8 {
                 let span = 1 << (8 - remaining);
@@ -87,9 +88,9 @@ impl<V: Copy> PrefixTable<V> {
 
     /// The value of the longest prefix that contains `address`.
     #[inline]
-    pub fn lookup(&self, address: Ipv4Addr) -> Option<V> {
-        let mut node = 0;
-        for octet in address.octets() {
+    pub fn lookup(&self, address: IpAddr) -> Option<V> {
+        let (mut node, octets) = Octets::of(address);
+        for &octet in octets.as_slice() {
             let entry = self.nodes.get(node)?[usize::from(octet)];
             if entry & CHILD == 0 {
                 return *self.values.get((entry as usize).checked_sub(1)?)?;
@@ -105,6 +106,31 @@ impl<V: Copy> PrefixTable<V> {
     }
 }
 
+/// The bytes of an address.
+enum Octets {
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl Octets {
+    /// With the number of the root that its family's lookups start from.
+    #[inline]
+    fn of(address: IpAddr) -> (usize, Self) {
+        match address {
+            IpAddr::V4(a) => (0, Self::V4(a.octets())),
+            IpAddr::V6(a) => (1, Self::V6(a.octets())),
+        }
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::V4(octets) => octets,
+            Self::V6(octets) => octets,
+        }
+    }
+}
+
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
@@ -115,27 +141,41 @@ pub enum Route {
     /// A neighbour on this port: the destination itself is resolved.
     Connected { port: PortId },
     /// Through another router.
-    Via { port: PortId, next_hop: Ipv4Addr },
+    Via { port: PortId, next_hop: IpAddr },
     /// Over the link to a peer.
     Peer(PeerId),
 }
 
-/// Blocks that are never a destination to forward to: "this network", loopback, multicast, reserved.
-const MARTIAN: [(Ipv4Addr, u8); 4] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
+/// Blocks that are never a destination to forward to. IPv4: "this network", loopback, multicast,
+/// reserved. IPv6: unspecified, loopback and what embeds IPv4 addresses; link-local; multicast.
+const MARTIAN: [(IpAddr, u8); 7] = [
+    (IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8),
+    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
+    (IpAddr::V4(Ipv4Addr::new(240, 0, 0, 0)), 4),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 64),
+    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
 ];
 
-/// Whether `address` can neither be a sender nor be forwarded to: 0/8, 127/8, multicast, reserved and limited broadcast.
-pub const fn is_martian(address: Ipv4Addr) -> bool {
-    let first = address.octets()[0];
-    first == 0 || first == 127 || first >= 224
+/// Whether `address` can neither be a sender that is answered through the forwarding table nor be
+/// forwarded to. IPv4: 0/8, 127/8, multicast, reserved and limited broadcast. IPv6: ::/64, link-local
+/// (which has a meaning on one port only) and multicast.
+pub const fn is_martian(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => {
+            let first = a.octets()[0];
+            first == 0 || first == 127 || first >= 224
+        }
+        IpAddr::V6(a) => {
+            let [first, second, ..] = a.octets();
+            a.to_bits() >> 64 == 0 || first == 0xff || (first == 0xfe && second & 0xc0 == 0x80)
+        }
+    }
 }
 
 /// Whether every address of `net` [is martian](is_martian).
-pub fn is_martian_prefix(net: Ipv4Net) -> bool {
+pub fn is_martian_prefix(net: IpNet) -> bool {
     // From /3 on no prefix reaches from one of the blocks over good addresses into another.
     net.prefix_len() >= 3 && is_martian(net.network()) && is_martian(net.broadcast())
 }
@@ -150,7 +190,7 @@ pub struct Fib {
 impl Fib {
     /// Builds the table of a valid configuration; ports and peers are known by their place in the slices.
     pub fn new(ports: &[Port], peers: &[Peer], statics: &[StaticRoute]) -> Self {
-        let mut routes: Vec<(Ipv4Net, Option<Route>)> = Vec::new();
+        let mut routes: Vec<(IpNet, Option<Route>)> = Vec::new();
         let mut sources = Vec::new();
         let ids = || 0..=u16::MAX;
         // Of equal prefixes the later counts: static before peers before connected before own before holes.
@@ -175,18 +215,18 @@ impl Fib {
         for (port, config) in ids().map(PortId).zip(ports) {
             for net in &config.addresses {
                 routes.push((net.trunc(), Some(Route::Connected { port })));
-                // A /31 or /32 has no broadcast address (RFC 3021).
-                if net.prefix_len() < 31 {
-                    routes.push((Ipv4Net::from(net.broadcast()), Some(Route::Broadcast(port))));
-                    routes.push((Ipv4Net::from(net.network()), Some(Route::Broadcast(port))));
+                // A /31 or /32 has no broadcast address (RFC 3021), nor has IPv6.
+                if net.addr().is_ipv4() && net.prefix_len() < 31 {
+                    routes.push((IpNet::from(net.broadcast()), Some(Route::Broadcast(port))));
+                    routes.push((IpNet::from(net.network()), Some(Route::Broadcast(port))));
                 }
-                routes.push((Ipv4Net::from(net.addr()), Some(Route::Local(port))));
+                routes.push((IpNet::from(net.addr()), Some(Route::Local(port))));
             }
         }
         routes.extend(
             MARTIAN
                 .iter()
-                .filter_map(|&(a, len)| Some((Ipv4Net::new(a, len).ok()?, None))),
+                .filter_map(|&(a, len)| Some((IpNet::new(a, len).ok()?, None))),
         );
         Self {
             routes: PrefixTable::new(routes),
@@ -196,19 +236,19 @@ impl Fib {
 
     /// Where a packet to `destination` goes; `None` if there is no route or it may not be forwarded.
     #[inline]
-    pub fn lookup(&self, destination: Ipv4Addr) -> Option<Route> {
+    pub fn lookup(&self, destination: IpAddr) -> Option<Route> {
         self.routes.lookup(destination)
     }
 
     /// Whether `source` lies in the prefixes configured for `peer`.
     #[inline]
-    pub fn source_allowed(&self, peer: PeerId, source: Ipv4Addr) -> bool {
+    pub fn source_allowed(&self, peer: PeerId, source: IpAddr) -> bool {
         self.sources.lookup(source) == Some(peer)
     }
 
     /// Whether `address` is one of the router's own.
     #[inline]
-    pub fn is_own(&self, address: Ipv4Addr) -> bool {
+    pub fn is_own(&self, address: IpAddr) -> bool {
         matches!(self.routes.lookup(address), Some(Route::Local(_)))
     }
 }
@@ -220,11 +260,11 @@ mod tests {
 
     use super::*;
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
     }
 
-    fn address(text: &str) -> Ipv4Addr {
+    fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
@@ -326,41 +366,71 @@ mod tests {
             &[peer(&["10.2.0.0/24"])],
             &[],
         );
-        assert!(fib.routes.bytes() <= 10 << 10, "{}", fib.routes.bytes());
+        assert!(fib.routes.bytes() <= 20 << 10, "{}", fib.routes.bytes());
     }
 
     /// Prefixes that nest often: few different addresses, every length.
-    fn prefixes() -> impl Strategy<Value = Vec<(Ipv4Net, Option<u32>)>> {
-        let address = prop_oneof![any::<u32>(), any::<u32>().prop_map(|a| a & 0x0303_0303)];
-        let prefix =
-            (address, 0u8..=32).prop_map(|(a, len)| Ipv4Net::new_assert(a.into(), len).trunc());
+    fn prefixes() -> impl Strategy<Value = Vec<(IpNet, Option<u32>)>> {
+        let v4 = prop_oneof![any::<u32>(), any::<u32>().prop_map(|a| a & 0x0303_0303)];
+        let few = 0x0003_0003_0000_0003_0000_0003_0000_0103;
+        let v6 = prop_oneof![any::<u128>(), any::<u128>().prop_map(move |a| a & few)];
+        let v4 =
+            (v4, 0u8..=32).prop_map(|(a, len)| IpNet::new_assert(Ipv4Addr::from(a).into(), len));
+        let v6 =
+            (v6, 0u8..=128).prop_map(|(a, len)| IpNet::new_assert(Ipv6Addr::from(a).into(), len));
+        let prefix = prop_oneof![v4, v6].prop_map(|p| p.trunc());
         prop::collection::vec((prefix, prop::option::weighted(0.9, any::<u32>())), 0..200)
+    }
+
+    /// The address `by` further (or back).
+    fn step(a: IpAddr, by: i8) -> IpAddr {
+        match a {
+            IpAddr::V4(a) => a
+                .to_bits()
+                .wrapping_add_signed(by.into())
+                .to_be_bytes()
+                .into(),
+            IpAddr::V6(a) => a
+                .to_bits()
+                .wrapping_add_signed(by.into())
+                .to_be_bytes()
+                .into(),
+        }
     }
 
     proptest! {
         #[test]
-        fn agrees_with_a_binary_trie(prefixes in prefixes(), random in prop::collection::vec(any::<u32>(), 50)) {
+        fn agrees_with_a_binary_trie(prefixes in prefixes(), random in prop::collection::vec(any::<IpAddr>(), 50)) {
             let table = PrefixTable::new(prefixes.iter().copied());
-            let mut oracle = PrefixMap::new();
+            let (mut v4, mut v6) = (PrefixMap::new(), PrefixMap::new());
             for (prefix, value) in &prefixes {
-                oracle.insert(*prefix, *value);
+                match prefix {
+                    IpNet::V4(p) => v4.insert(*p, *value),
+                    IpNet::V6(p) => v6.insert(*p, *value),
+                };
             }
             // The edges of every prefix, and one step beyond them, are where an expansion goes wrong.
             let edges = prefixes.iter().flat_map(|(p, _)| {
-                let (low, high) = (u32::from(p.network()), u32::from(p.broadcast()));
-                [low, high, low.wrapping_sub(1), high.wrapping_add(1)]
+                let (low, high) = (p.network(), p.broadcast());
+                [low, high, step(low, -1), step(high, 1)]
             });
             for a in edges.chain(random) {
-                let expected = oracle.get_lpm(&Ipv4Net::from(Ipv4Addr::from(a))).and_then(|(_, v)| *v);
-                prop_assert_eq!(table.lookup(a.into()), expected, "{}", Ipv4Addr::from(a));
+                let expected = match a {
+                    IpAddr::V4(a) => v4.get_lpm(&a.into()).and_then(|(_, v)| *v),
+                    IpAddr::V6(a) => v6.get_lpm(&a.into()).and_then(|(_, v)| *v),
+                };
+                prop_assert_eq!(table.lookup(a), expected, "{}", a);
             }
         }
 
         #[test]
-        fn martians_are_the_blocks_that_are_taken_out(a in any::<u32>()) {
-            let all = StaticRoute { prefix: net("0.0.0.0/0"), via: Via::Peer(PeerId(0)) };
-            let fib = Fib::new(&[], &[], &[all]);
-            prop_assert_eq!(fib.lookup(a.into()).is_none(), is_martian(a.into()));
+        fn martians_are_the_blocks_that_are_taken_out(any in any::<IpAddr>(), first in any::<u16>(), rest in any::<u32>()) {
+            let all = |prefix| StaticRoute { prefix: net(prefix), via: Via::Peer(PeerId(0)) };
+            let fib = Fib::new(&[], &[], &[all("0.0.0.0/0"), all("::/0")]);
+            let v6 = u128::from(first) << 112 | u128::from(rest);
+            for a in [any, Ipv6Addr::from(v6).into(), Ipv6Addr::from(u128::from(rest)).into()] {
+                prop_assert_eq!(fib.lookup(a).is_none(), is_martian(a), "{}", a);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! host, and by the link's flow number when something comes from the link.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_packet::{Instant, PortId};
@@ -13,8 +13,8 @@ use crate::host_tcp::{SmoltcpHost, TimeWait};
 /// The host on this side and the one it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey {
-    pub host: SocketAddrV4,
-    pub far: SocketAddrV4,
+    pub host: SocketAddr,
+    pub far: SocketAddr,
 }
 
 /// One split flow.

@@ -4,7 +4,7 @@
 //! has its own limit per second, so that nobody can make the router shout.
 
 use core::time::Duration;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use mef_packet::wire::icmpv4::{self, unreachable, Message};
 use mef_packet::wire::ipv4::{self, Header, View};
@@ -134,13 +134,16 @@ impl Icmp {
         now: Instant,
         error: IcmpError,
         offending: &[u8],
-        source: Ipv4Addr,
+        source: IpAddr,
         broadcast: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), DropReason> {
         out.clear();
         let view = View::parse_unverified(offending)?;
-        let martian = is_martian(view.src()) || is_martian(view.dst());
+        let martian = is_martian(view.src().into()) || is_martian(view.dst().into());
+        let IpAddr::V4(source) = source else {
+            return Err(DropReason::NotAnswerable);
+        };
         if broadcast || martian || !icmpv4::is_answerable(&view) {
             return Err(DropReason::NotAnswerable);
         }
@@ -178,10 +181,10 @@ impl Icmp {
         let Message::EchoRequest { ident, seq, data } = Message::parse(view.payload())? else {
             return Err(DropReason::NoListener);
         };
-        if is_martian(view.src()) {
+        if is_martian(view.src().into()) {
             return Err(DropReason::MartianSource);
         }
-        if is_martian(view.dst()) {
+        if is_martian(view.dst().into()) {
             return Err(DropReason::MartianDestination);
         }
         self.take(now, ECHO)?;
@@ -218,6 +221,8 @@ impl Icmp {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use mef_packet::wire::checksum::Sum;
     use proptest::prelude::*;
 
@@ -242,7 +247,7 @@ mod tests {
 
     fn error(kind: IcmpError, offending: &[u8]) -> Result<Vec<u8>, DropReason> {
         let mut out = vec![1, 2, 3];
-        let result = Icmp::default().error(NOW, kind, offending, ROUTER, false, &mut out);
+        let result = Icmp::default().error(NOW, kind, offending, ROUTER.into(), false, &mut out);
         assert_eq!(out.is_empty(), result.is_err());
         result.map(|()| out)
     }
@@ -345,7 +350,7 @@ mod tests {
             NOW,
             IcmpError::PortUnreachable,
             &udp(HOST, FAR, 8),
-            ROUTER,
+            ROUTER.into(),
             true,
             &mut out,
         );
@@ -434,7 +439,7 @@ mod tests {
                         Instant::from_micros(*us),
                         kind,
                         &offending,
-                        ROUTER,
+                        ROUTER.into(),
                         false,
                         &mut out,
                     )

@@ -19,10 +19,10 @@
 
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hashbrown::HashMap;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use mef_packet::wire::arp::{self, Operation};
 use mef_packet::wire::MacAddr;
 use mef_packet::{Instant, PortId};
@@ -51,25 +51,34 @@ const MAX_HELD_PER_PORT: usize = 512;
 pub struct Interface {
     pub mac: MacAddr,
     /// The router's own addresses with the networks they lie in.
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<IpNet>,
 }
 
 impl Interface {
-    fn is_own(&self, ip: Ipv4Addr) -> bool {
+    fn is_own(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.addr() == ip)
     }
 
     /// Whether a host with this address can be on the port.
-    fn may_be_neighbour(&self, ip: Ipv4Addr) -> bool {
+    fn may_be_neighbour(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|net| {
-            let edge = net.prefix_len() < 31 && (ip == net.network() || ip == net.broadcast());
+            let edge = ip.is_ipv4()
+                && net.prefix_len() < 31
+                && (ip == net.network() || ip == net.broadcast());
             net.contains(&ip) && !edge
         })
     }
 
+    /// The own IPv4 address in the network of `ip`, else the first.
     fn source_towards(&self, ip: Ipv4Addr) -> Ipv4Addr {
-        let near = self.addresses.iter().find(|net| net.contains(&ip));
-        near.or(self.addresses.first())
+        let v4 = || {
+            self.addresses.iter().filter_map(|net| match net {
+                IpNet::V4(net) => Some(net),
+                IpNet::V6(_) => None,
+            })
+        };
+        let near = v4().find(|net| net.contains(&ip));
+        near.or(v4().next())
             .map_or(Ipv4Addr::UNSPECIFIED, |net| net.addr())
     }
 }
@@ -101,7 +110,7 @@ pub enum Event<T> {
     /// Nobody answered: tell the packet's sender (ICMP host unreachable).
     Unreachable {
         port: PortId,
-        neighbour: Ipv4Addr,
+        neighbour: IpAddr,
         packet: T,
     },
     /// Gave way to a newer packet.
@@ -109,7 +118,7 @@ pub enum Event<T> {
     /// Another station uses one of the router's own addresses.
     Conflict {
         port: PortId,
-        address: Ipv4Addr,
+        address: IpAddr,
         mac: MacAddr,
     },
 }
@@ -135,7 +144,7 @@ struct Entry<T> {
 #[derive(Debug)]
 struct Table<T> {
     interface: Interface,
-    entries: HashMap<Ipv4Addr, Entry<T>>,
+    entries: HashMap<IpAddr, Entry<T>>,
     incomplete: usize,
     held: usize,
 }
@@ -144,7 +153,7 @@ struct Table<T> {
 #[derive(Debug)]
 pub struct Neighbours<T> {
     tables: Vec<Table<T>>,
-    timers: BTreeSet<(Instant, PortId, Ipv4Addr)>,
+    timers: BTreeSet<(Instant, PortId, IpAddr)>,
     events: VecDeque<Event<T>>,
 }
 
@@ -166,7 +175,7 @@ impl<T> Neighbours<T> {
 
     /// The MAC address of `ip` on `port`; an unknown one is asked for.
     #[inline]
-    pub fn resolve(&mut self, now: Instant, port: PortId, ip: Ipv4Addr) -> Resolution {
+    pub fn resolve(&mut self, now: Instant, port: PortId, ip: IpAddr) -> Resolution {
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return Resolution::Refused(DropReason::UnresolvedNeighbour);
         };
@@ -183,7 +192,7 @@ impl<T> Neighbours<T> {
     }
 
     #[cold]
-    fn ask(&mut self, now: Instant, port: PortId, ip: Ipv4Addr) -> Resolution {
+    fn ask(&mut self, now: Instant, port: PortId, ip: IpAddr) -> Resolution {
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return Resolution::Refused(DropReason::UnresolvedNeighbour);
         };
@@ -210,13 +219,13 @@ impl<T> Neighbours<T> {
         table.incomplete += 1;
         self.timers.insert((timer, port, ip));
         self.events
-            .push_back(request(port, &table.interface, ip, None));
+            .extend(request(port, &table.interface, ip, None));
         Resolution::Pending
     }
 
     /// Keeps a packet until its neighbour, which [`resolve`](Self::resolve)
     /// called pending, answers. The oldest gives way to it if too many wait.
-    pub fn hold(&mut self, port: PortId, ip: Ipv4Addr, packet: T) {
+    pub fn hold(&mut self, port: PortId, ip: IpAddr, packet: T) {
         let entry = self
             .tables
             .get_mut(usize::from(port.0))
@@ -284,7 +293,7 @@ impl<T> Neighbours<T> {
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return Err(DropReason::ArpBad);
         };
-        let (ip, mac) = (packet.sender_ip, packet.sender_mac);
+        let (ip, mac) = (IpAddr::V4(packet.sender_ip), packet.sender_mac);
         if mac[0] & 1 != 0 || mac == [0; 6] || mac == table.interface.mac {
             return Err(DropReason::ArpBad);
         }
@@ -296,10 +305,10 @@ impl<T> Neighbours<T> {
             });
             return Ok(());
         }
-        let for_us =
-            packet.operation == Operation::Request && table.interface.is_own(packet.target_ip);
+        let for_us = packet.operation == Operation::Request
+            && table.interface.is_own(packet.target_ip.into());
         // A sender of 0.0.0.0 checks whether an address is free (RFC 5227): answered, not learned.
-        if ip != Ipv4Addr::UNSPECIFIED {
+        if !packet.sender_ip.is_unspecified() {
             if !table.interface.may_be_neighbour(ip) {
                 return Err(DropReason::ArpBad);
             }
@@ -313,7 +322,7 @@ impl<T> Neighbours<T> {
         Ok(())
     }
 
-    fn learn(&mut self, now: Instant, port: PortId, ip: Ipv4Addr, mac: MacAddr) {
+    fn learn(&mut self, now: Instant, port: PortId, ip: IpAddr, mac: MacAddr) {
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return;
         };
@@ -365,20 +374,23 @@ impl<T> Neighbours<T> {
             return;
         };
         let mac = table.interface.mac;
-        self.events
-            .extend(table.interface.addresses.iter().map(|net| {
-                let packet = arp::Packet {
-                    operation: Operation::Request,
-                    sender_mac: mac,
-                    sender_ip: net.addr(),
-                    target_mac: [0; 6],
-                    target_ip: net.addr(),
-                };
-                Event::Send {
-                    port,
-                    frame: frame(BROADCAST, &packet),
-                }
-            }));
+        let own = table.interface.addresses.iter();
+        self.events.extend(own.filter_map(|net| {
+            let IpAddr::V4(ip) = net.addr() else {
+                return None;
+            };
+            let packet = arp::Packet {
+                operation: Operation::Request,
+                sender_mac: mac,
+                sender_ip: ip,
+                target_mac: [0; 6],
+                target_ip: ip,
+            };
+            Some(Event::Send {
+                port,
+                frame: frame(BROADCAST, &packet),
+            })
+        }));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due next.
@@ -415,8 +427,7 @@ impl<T> Neighbours<T> {
             if let Some(mac) = asked {
                 entry.timer = now + RETRY;
                 self.timers.insert((entry.timer, port, ip));
-                self.events
-                    .push_back(request(port, &table.interface, ip, mac));
+                self.events.extend(request(port, &table.interface, ip, mac));
             } else if let Some(Entry {
                 state: State::Incomplete { held, .. },
                 ..
@@ -456,7 +467,7 @@ impl<T> Table<T> {
     fn make_room(
         &mut self,
         port: PortId,
-        timers: &mut BTreeSet<(Instant, PortId, Ipv4Addr)>,
+        timers: &mut BTreeSet<(Instant, PortId, IpAddr)>,
     ) -> bool {
         if self.entries.len() < MAX_ENTRIES {
             return true;
@@ -477,7 +488,13 @@ impl<T> Table<T> {
 }
 
 /// A request for `ip`, to its last known address or to all.
-fn request<T>(port: PortId, interface: &Interface, ip: Ipv4Addr, mac: Option<MacAddr>) -> Event<T> {
+fn request<T>(
+    port: PortId,
+    interface: &Interface,
+    ip: IpAddr,
+    mac: Option<MacAddr>,
+) -> Option<Event<T>> {
+    let IpAddr::V4(ip) = ip else { return None };
     let packet = arp::Packet {
         operation: Operation::Request,
         sender_mac: interface.mac,
@@ -485,10 +502,10 @@ fn request<T>(port: PortId, interface: &Interface, ip: Ipv4Addr, mac: Option<Mac
         target_mac: [0; 6],
         target_ip: ip,
     };
-    Event::Send {
+    Some(Event::Send {
         port,
         frame: frame(mac.unwrap_or(BROADCAST), &packet),
-    }
+    })
 }
 
 fn frame(to: MacAddr, packet: &arp::Packet) -> [u8; FRAME_LEN] {

@@ -12,7 +12,7 @@
 //! packet. Where both ends initiate at once, the one with the smaller public
 //! key gets its way.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_crypto::{
@@ -46,7 +46,7 @@ pub struct Peer {
     pub key: PublicKey,
     pub link: Link,
     /// Where it was last heard, or is configured to be.
-    pub remote: Option<SocketAddrV4>,
+    pub remote: Option<SocketAddr>,
     current: Option<Session>,
     next: Option<Session>,
     previous: Option<Session>,
@@ -73,7 +73,7 @@ impl Peer {
         id: PeerId,
         key: PublicKey,
         own: PublicKey,
-        endpoint: Option<SocketAddrV4>,
+        endpoint: Option<SocketAddr>,
         link: LinkConfig,
     ) -> Self {
         Self {
@@ -150,7 +150,7 @@ impl Peer {
     pub fn finish(
         &mut self,
         now: Instant,
-        from: SocketAddrV4,
+        from: SocketAddr,
         response: &[u8],
     ) -> Result<(), HandshakeError> {
         let Some(initiator) = &mut self.initiator else {
@@ -217,7 +217,7 @@ impl Peer {
         &mut self,
         now: Instant,
         slot: Slot,
-        from: SocketAddrV4,
+        from: SocketAddr,
         packet: &mut [u8],
     ) -> Result<Option<(u64, core::ops::Range<usize>)>, mef_crypto::OpenError> {
         let session = match slot {

@@ -11,10 +11,10 @@ mod raw;
 mod units;
 mod validate;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use mef_crypto::{EngineKind, PrivateKey, PublicKey};
 use mef_packet::{BitRate, Bytes, PortId};
 
@@ -75,7 +75,7 @@ pub struct Port {
     pub interface: String,
     pub driver: Driver,
     /// The router's own addresses with the networks they lie in; at least one.
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<IpNet>,
     /// Largest IPv4 packet, bytes; the interface's where the file names none.
     pub mtu: Option<u16>,
     /// UDP port of the links on this port.
@@ -85,10 +85,14 @@ pub struct Port {
 }
 
 impl Port {
-    /// The own address that lies in the same network as `neighbour`, else the first.
-    pub fn address_towards(&self, neighbour: Ipv4Addr) -> Option<Ipv4Addr> {
+    /// The own address that lies in the same network as `neighbour`, else the first of its family.
+    pub fn address_towards(&self, neighbour: IpAddr) -> Option<IpAddr> {
         let near = self.addresses.iter().find(|net| net.contains(&neighbour));
-        near.or(self.addresses.first()).map(|net| net.addr())
+        let of_family = || {
+            let v4 = neighbour.is_ipv4();
+            self.addresses.iter().find(|net| net.addr().is_ipv4() == v4)
+        };
+        near.or_else(of_family).map(|net| net.addr())
     }
 }
 
@@ -107,14 +111,14 @@ pub struct Peer {
     pub public_key: PublicKey,
     pub port: PortId,
     /// Where the peer is; without it, it comes to us.
-    pub endpoint: Option<SocketAddrV4>,
+    pub endpoint: Option<SocketAddr>,
     /// Routed to the peer, and the only sources accepted from it.
-    pub prefixes: Vec<Ipv4Net>,
+    pub prefixes: Vec<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaticRoute {
-    pub prefix: Ipv4Net,
+    pub prefix: IpNet,
     pub via: Via,
 }
 
@@ -122,7 +126,7 @@ pub struct StaticRoute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// A router on a connected network.
-    Gateway { port: PortId, address: Ipv4Addr },
+    Gateway { port: PortId, address: IpAddr },
     /// Through the link to a peer.
     Peer(PeerId),
 }
@@ -156,8 +160,8 @@ impl Protocol {
 /// What the flows that match all given keys are given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    pub source: Option<Ipv4Net>,
-    pub destination: Option<Ipv4Net>,
+    pub source: Option<IpNet>,
+    pub destination: Option<IpNet>,
     pub protocol: Option<Protocol>,
     pub port: Option<u16>,
     pub source_port: Option<u16>,
@@ -169,8 +173,8 @@ pub struct Policy {
 /// A flow as policies see it; ports are 0 where the protocol has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowTuple {
-    pub source: Ipv4Addr,
-    pub destination: Ipv4Addr,
+    pub source: IpAddr,
+    pub destination: IpAddr,
     pub protocol: u8,
     pub source_port: u16,
     pub port: u16,

@@ -97,7 +97,7 @@ fn read(text: &str) -> Result<Config, ConfigError> {
     parse(&keyed(text), Path::new("/etc/mef/a.toml"), &TestHost)
 }
 
-fn net(text: &str) -> Ipv4Net {
+fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
@@ -128,12 +128,12 @@ fn every_key_has_its_meaning() {
     );
     assert_eq!(lan.addresses, [net("10.1.0.1/24"), net("10.1.1.1/24")]);
     assert_eq!(
-        lan.address_towards(Ipv4Addr::new(10, 1, 1, 7)),
-        Some(Ipv4Addr::new(10, 1, 1, 1))
+        lan.address_towards(IpAddr::from([10, 1, 1, 7])),
+        Some(IpAddr::from([10, 1, 1, 1]))
     );
     assert_eq!(
-        lan.address_towards(Ipv4Addr::new(8, 8, 8, 8)),
-        Some(Ipv4Addr::new(10, 1, 0, 1))
+        lan.address_towards(IpAddr::from([8, 8, 8, 8])),
+        Some(IpAddr::from([10, 1, 0, 1]))
     );
     assert_eq!(lan.line, None);
     let wan = config.port(PortId(1)).unwrap();
@@ -156,7 +156,7 @@ fn every_key_has_its_meaning() {
 
     let gateway = Via::Gateway {
         port: PortId(1),
-        address: Ipv4Addr::new(192, 0, 2, 2),
+        address: IpAddr::from([192, 0, 2, 2]),
     };
     assert_eq!(
         config.routes,
@@ -209,8 +209,8 @@ fn what_is_left_out_has_its_default() {
 fn the_first_policy_that_matches_wins() {
     let config = read(VALID).unwrap();
     let flow = FlowTuple {
-        source: Ipv4Addr::new(10, 1, 0, 2),
-        destination: Ipv4Addr::new(10, 2, 0, 2),
+        source: IpAddr::from([10, 1, 0, 2]),
+        destination: IpAddr::from([10, 2, 0, 2]),
         protocol: 6,
         source_port: 40001,
         port: 5201,
@@ -231,14 +231,14 @@ fn the_first_policy_that_matches_wins() {
     assert_eq!(treated(FlowTuple { port: 5202, ..flow }), none);
     assert_eq!(
         treated(FlowTuple {
-            source: Ipv4Addr::new(10, 1, 1, 2),
+            source: IpAddr::from([10, 1, 1, 2]),
             ..flow
         }),
         none
     );
     assert_eq!(
         treated(FlowTuple {
-            destination: Ipv4Addr::new(10, 3, 0, 2),
+            destination: IpAddr::from([10, 3, 0, 2]),
             ..flow
         }),
         none
@@ -264,8 +264,8 @@ fn a_policy_without_a_protocol_splits_tcp_only_and_ports_need_a_protocol_that_ha
     ))
     .unwrap();
     let flow = |protocol, port| FlowTuple {
-        source: Ipv4Addr::new(10, 1, 0, 2),
-        destination: Ipv4Addr::new(10, 2, 0, 2),
+        source: IpAddr::from([10, 1, 0, 2]),
+        destination: IpAddr::from([10, 2, 0, 2]),
         protocol,
         source_port: 1024,
         port,

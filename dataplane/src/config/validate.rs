@@ -8,7 +8,7 @@ mod links;
 use core::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use mef_crypto::EngineKind;
 use mef_packet::{BitRate, Bytes};
 use toml::Spanned;
@@ -111,9 +111,9 @@ struct Validator<'a> {
     ports: Vec<Port>,
     peers: Vec<Peer>,
     /// The ports' networks, with the name of the port.
-    networks: Vec<(Ipv4Net, String)>,
+    networks: Vec<(IpNet, String)>,
     /// The peers' prefixes.
-    prefixes: Vec<(Ipv4Net, PeerId, String)>,
+    prefixes: Vec<(IpNet, PeerId, String)>,
 }
 
 impl Validator<'_> {
@@ -376,6 +376,6 @@ impl Validator<'_> {
     }
 }
 
-fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }

@@ -13,7 +13,7 @@
 mod ingress;
 
 use std::collections::VecDeque;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mef_packet::Instant;
@@ -43,8 +43,8 @@ pub struct SmoltcpHost {
     iface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
-    local: SocketAddrV4,
-    remote: SocketAddrV4,
+    local: SocketAddr,
+    remote: SocketAddr,
     timeout: Option<Duration>,
 
     /// What our SYN announces.
@@ -94,16 +94,17 @@ fn smoltcp_time(t: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(t.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn check_endpoint(e: SocketAddrV4) -> Result<SocketAddrV4, HostTcpError> {
+fn check_endpoint(e: SocketAddr) -> Result<SocketAddr, HostTcpError> {
     let a = e.ip();
-    if e.port() == 0 || a.is_unspecified() || a.is_multicast() || a.is_broadcast() {
+    let broadcast = matches!(a, IpAddr::V4(a) if a.is_broadcast());
+    if e.port() == 0 || a.is_unspecified() || a.is_multicast() || broadcast || a.is_ipv6() {
         return Err(HostTcpError::Unaddressable(e));
     }
     Ok(e)
 }
 
-fn endpoint(e: SocketAddrV4) -> IpEndpoint {
-    IpEndpoint::new(IpAddress::Ipv4(*e.ip()), e.port())
+fn endpoint(e: SocketAddr) -> IpEndpoint {
+    IpEndpoint::new(IpAddress::from(e.ip()), e.port())
 }
 
 impl SmoltcpHost {
@@ -129,7 +130,7 @@ impl SmoltcpHost {
         let mut iface = Interface::new(interface_config, &mut wire, smoltcp_time(now));
         iface.update_ip_addrs(|addrs| {
             // There is room for two.
-            let _ = addrs.push(IpCidr::new(IpAddress::Ipv4(*local.ip()), 32));
+            let _ = addrs.push(IpCidr::new(IpAddress::from(local.ip()), 32));
         });
 
         let buffer = |n: usize| SocketBuffer::new(vec![0; n.clamp(BUFFER_RANGE.0, BUFFER_RANGE.1)]);
@@ -180,10 +181,10 @@ impl SmoltcpHost {
         })
     }
 
-    pub fn local(&self) -> SocketAddrV4 {
+    pub fn local(&self) -> SocketAddr {
         self.local
     }
-    pub fn remote(&self) -> SocketAddrV4 {
+    pub fn remote(&self) -> SocketAddr {
         self.remote
     }
 

@@ -53,7 +53,7 @@ mod time_wait;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_packet::{Checksum, Instant};
@@ -69,23 +69,23 @@ pub use time_wait::TimeWait;
 pub enum Role {
     /// Answers the host's SYN as the far server.
     Passive {
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
+        local: SocketAddr,
+        remote: SocketAddr,
     },
     /// Opens to the host as the far client.
     Active {
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
+        local: SocketAddr,
+        remote: SocketAddr,
     },
 }
 
 impl Role {
-    pub fn local(&self) -> SocketAddrV4 {
+    pub fn local(&self) -> SocketAddr {
         match *self {
             Role::Passive { local, .. } | Role::Active { local, .. } => local,
         }
     }
-    pub fn remote(&self) -> SocketAddrV4 {
+    pub fn remote(&self) -> SocketAddr {
         match *self {
             Role::Passive { remote, .. } | Role::Active { remote, .. } => remote,
         }
@@ -185,7 +185,7 @@ impl HostState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostTcpError {
     #[error("{0} cannot be an end of a TCP connection: a unicast address and a port other than 0 are needed")]
-    Unaddressable(SocketAddrV4),
+    Unaddressable(SocketAddr),
     #[error("MTU {0} is below 576 bytes, the least an IPv4 port must carry")]
     Mtu(u16),
 }

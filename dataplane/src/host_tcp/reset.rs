@@ -1,5 +1,7 @@
 //! The answer to a segment that belongs to no connection.
 
+use std::net::IpAddr;
+
 use super::segment::{parse_tcp, Header, SynOptions, ACK, RST};
 
 /// The RST for a segment without a flow (RFC 9293 §3.10.7.1), as an IPv4 packet whose TCP
@@ -8,13 +10,8 @@ use super::segment::{parse_tcp, Header, SynOptions, ACK, RST};
 pub fn rst_for(ip_packet: &[u8]) -> Option<Vec<u8>> {
     let s = parse_tcp(ip_packet)?;
     let from = s.src.ip();
-    if s.has(RST)
-        || from.is_unspecified()
-        || from.is_multicast()
-        || from.is_broadcast()
-        || s.dst.ip().is_multicast()
-        || s.dst.ip().is_broadcast()
-    {
+    let is_many = |a: IpAddr| a.is_multicast() || matches!(a, IpAddr::V4(a) if a.is_broadcast());
+    if s.has(RST) || from.is_unspecified() || is_many(from) || is_many(s.dst.ip()) {
         return None;
     }
     let (seq, ack, flags) = if s.has(ACK) {

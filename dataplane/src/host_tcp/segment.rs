@@ -2,7 +2,7 @@
 //! the small packets that it makes itself: acknowledgements, resets, a SYN
 //! with other options than came in. Everything else is smoltcp's.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::SegmentError;
 
@@ -35,8 +35,8 @@ fn u16_at(b: &[u8], at: usize) -> Option<u16> {
 fn u32_at(b: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(b.get(at..at + 4)?.try_into().ok()?))
 }
-fn addr_at(b: &[u8], at: usize) -> Option<Ipv4Addr> {
-    u32_at(b, at).map(Ipv4Addr::from)
+fn addr_at(b: &[u8], at: usize) -> Option<IpAddr> {
+    u32_at(b, at).map(|a| Ipv4Addr::from_bits(a).into())
 }
 fn put(b: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(dst) = b.get_mut(at..at + bytes.len()) {
@@ -58,8 +58,8 @@ pub(super) enum Packet<'a> {
 /// A TCP segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment<'a> {
-    pub src: SocketAddrV4,
-    pub dst: SocketAddrV4,
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
@@ -78,8 +78,8 @@ pub(super) struct Unreachable {
     /// Next hop's MTU with code 4 (RFC 1191), 0 where the router does not say.
     pub mtu: u16,
     /// Who sent the segment that did not arrive.
-    pub src: SocketAddrV4,
-    pub dst: SocketAddrV4,
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
     pub seq: u32,
 }
 
@@ -121,8 +121,8 @@ fn tcp<'a>(p: &[u8], ip_header_len: usize, body: &'a [u8]) -> Option<Segment<'a>
     let header_len = usize::from(u8_at(body, 12)? >> 4) * 4;
     let options = body.get(TCP_HEADER..header_len)?;
     Some(Segment {
-        src: SocketAddrV4::new(addr_at(p, 12)?, u16_at(body, 0)?),
-        dst: SocketAddrV4::new(addr_at(p, 16)?, u16_at(body, 2)?),
+        src: SocketAddr::new(addr_at(p, 12)?, u16_at(body, 0)?),
+        dst: SocketAddr::new(addr_at(p, 16)?, u16_at(body, 2)?),
         seq: u32_at(body, 4)?,
         ack: u32_at(body, 8)?,
         flags: u8_at(body, 13)?,
@@ -151,15 +151,15 @@ fn unreachable(icmp: &[u8]) -> Option<Unreachable> {
     Some(Unreachable {
         code: u8_at(icmp, 1)?,
         mtu: u16_at(icmp, 6)?,
-        src: SocketAddrV4::new(addr_at(quoted, 12)?, u16_at(quoted, header_len)?),
-        dst: SocketAddrV4::new(addr_at(quoted, 16)?, u16_at(quoted, header_len + 2)?),
+        src: SocketAddr::new(addr_at(quoted, 12)?, u16_at(quoted, header_len)?),
+        dst: SocketAddr::new(addr_at(quoted, 16)?, u16_at(quoted, header_len + 2)?),
         seq: u32_at(quoted, header_len + 4)?,
     })
 }
 
 /// The flow that an ICMP destination unreachable is about: (`local`, `remote`) as in
 /// [`Role`](super::Role). `None` for any other packet.
-pub fn icmp_flow(ip_packet: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
+pub fn icmp_flow(ip_packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     match parse(ip_packet) {
         Ok(Packet::Unreachable(u)) => Some((u.src, u.dst)),
         _ => None,
@@ -265,8 +265,8 @@ pub(super) fn set_partial_checksum(p: &mut [u8]) {
 /// A segment without payload that this module sends itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    pub src: SocketAddrV4,
-    pub dst: SocketAddrV4,
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
@@ -293,8 +293,12 @@ impl Header {
         p.extend([0x45, 0]);
         p.extend((total as u16).to_be_bytes());
         p.extend([0, 0, 0x40, 0, 64, PROTO_TCP, 0, 0]);
-        p.extend(self.src.ip().octets());
-        p.extend(self.dst.ip().octets());
+        for end in [self.src, self.dst] {
+            match end.ip() {
+                IpAddr::V4(a) => p.extend(a.octets()),
+                IpAddr::V6(_) => return Vec::new(),
+            }
+        }
         let ip_sum = !fold(sum16(&p));
         put(&mut p, 10, &ip_sum.to_be_bytes());
         p.extend(self.src.port().to_be_bytes());

@@ -2,7 +2,7 @@
 //! repeated FIN (RFC 9293 §3.6.1) and to tell a new connection on the same
 //! ports from a late duplicate. A record of a few words, not a socket.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::segment::{parse_tcp, seq_diff, Header, Segment, SynOptions, ACK, RST, SYN};
 
@@ -10,9 +10,9 @@ use super::segment::{parse_tcp, seq_diff, Header, Segment, SynOptions, ACK, RST,
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeWait {
     /// Whom the router stood in for.
-    pub local: SocketAddrV4,
+    pub local: SocketAddr,
     /// The host.
-    pub remote: SocketAddrV4,
+    pub remote: SocketAddr,
     /// The sequence number after our FIN.
     pub snd_nxt: u32,
     /// The sequence number after the host's FIN.

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -6,8 +8,8 @@ const LAN: PortId = PortId(0);
 const WAN: PortId = PortId(1);
 const OUR_MAC: MacAddr = [2, 0, 0, 0, 0, 1];
 const HOST_MAC: MacAddr = [2, 0, 0, 0, 0, 9];
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 9));
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 
 type Table = Neighbours<u32>;
 
@@ -26,26 +28,33 @@ fn at(ms: u64) -> Instant {
     Instant::from_millis(1_000_000 + ms)
 }
 
+fn v4(ip: IpAddr) -> Ipv4Addr {
+    match ip {
+        IpAddr::V4(ip) => ip,
+        IpAddr::V6(_) => panic!("ARP is IPv4's"),
+    }
+}
+
 fn message(
     operation: Operation,
-    sender_ip: Ipv4Addr,
+    sender_ip: IpAddr,
     sender_mac: MacAddr,
-    target_ip: Ipv4Addr,
+    target_ip: IpAddr,
 ) -> Vec<u8> {
     let mut bytes = vec![0; arp::LEN];
     arp::Packet {
         operation,
         sender_mac,
-        sender_ip,
+        sender_ip: v4(sender_ip),
         target_mac: OUR_MAC,
-        target_ip,
+        target_ip: v4(target_ip),
     }
     .emit(&mut bytes)
     .unwrap();
     bytes
 }
 
-fn answer(table: &mut Table, now: Instant, ip: Ipv4Addr, mac: MacAddr) {
+fn answer(table: &mut Table, now: Instant, ip: IpAddr, mac: MacAddr) {
     table
         .handle_arp(now, LAN, &message(Operation::Reply, ip, mac, OURS))
         .unwrap();
@@ -83,7 +92,7 @@ fn an_unknown_neighbour_is_asked_for_and_its_packets_follow_in_order() {
             request.sender_mac,
             request.target_ip
         ),
-        (Operation::Request, OURS, OUR_MAC, HOST)
+        (Operation::Request, v4(OURS), OUR_MAC, v4(HOST))
     );
     t.hold(LAN, HOST, 1);
     assert_eq!(t.resolve(at(1), LAN, HOST), Resolution::Pending);
@@ -106,7 +115,7 @@ fn an_unknown_neighbour_is_asked_for_and_its_packets_follow_in_order() {
 #[test]
 fn the_request_comes_from_the_address_in_the_same_network() {
     let mut t = table();
-    t.resolve(at(0), LAN, Ipv4Addr::new(10, 9, 0, 7));
+    t.resolve(at(0), LAN, IpAddr::from([10, 9, 0, 7]));
     assert_eq!(sent(&mut t).1.sender_ip, Ipv4Addr::new(10, 9, 0, 1));
 }
 
@@ -153,7 +162,7 @@ fn a_neighbour_in_use_is_probed_by_unicast_while_traffic_flows() {
     assert_eq!(t.poll_timeout(), Some(at(60_000)));
     t.handle_timeout(at(60_000));
     let (to, request) = sent(&mut t);
-    assert_eq!((to, request.target_ip), (HOST_MAC, HOST));
+    assert_eq!((to, request.target_ip), (HOST_MAC, v4(HOST)));
     assert_eq!(
         t.resolve(at(60_100), LAN, HOST),
         Resolution::Known(HOST_MAC)
@@ -205,17 +214,17 @@ fn who_asks_for_us_is_answered_and_known() {
     assert_eq!(to, HOST_MAC);
     assert_eq!(
         (reply.operation, reply.sender_ip, reply.sender_mac),
-        (Operation::Reply, OURS, OUR_MAC)
+        (Operation::Reply, v4(OURS), OUR_MAC)
     );
-    assert_eq!((reply.target_ip, reply.target_mac), (HOST, HOST_MAC));
+    assert_eq!((reply.target_ip, reply.target_mac), (v4(HOST), HOST_MAC));
     assert_eq!(t.resolve(at(1), LAN, HOST), Resolution::Known(HOST_MAC));
 }
 
 #[test]
 fn what_is_not_for_us_is_neither_answered_nor_learned() {
     let mut t = table();
-    let other = Ipv4Addr::new(10, 1, 0, 50);
-    for target in [other, HOST, Ipv4Addr::new(192, 0, 2, 1)] {
+    let other = IpAddr::from([10, 1, 0, 50]);
+    for target in [other, HOST, IpAddr::from([192, 0, 2, 1])] {
         t.handle_arp(
             at(0),
             LAN,
@@ -234,7 +243,12 @@ fn what_is_not_for_us_is_neither_answered_nor_learned() {
     t.handle_arp(
         at(0),
         LAN,
-        &message(Operation::Request, Ipv4Addr::UNSPECIFIED, HOST_MAC, OURS),
+        &message(
+            Operation::Request,
+            Ipv4Addr::UNSPECIFIED.into(),
+            HOST_MAC,
+            OURS,
+        ),
     )
     .unwrap();
     assert_eq!(sent(&mut t).0, HOST_MAC);
@@ -310,22 +324,22 @@ fn a_second_station_with_our_address_is_reported() {
 fn an_announcement_names_every_own_address() {
     let mut t = table();
     t.announce(LAN);
-    let targets: Vec<Ipv4Addr> = events(&mut t)
+    let targets: Vec<IpAddr> = events(&mut t)
         .iter()
         .map(|e| match e {
             Event::Send { frame, .. } => {
                 let p = arp::Packet::parse(&frame[14..]).unwrap();
                 assert_eq!((p.sender_ip, &frame[..6]), (p.target_ip, &BROADCAST[..]));
-                p.target_ip
+                IpAddr::V4(p.target_ip)
             }
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(targets, [OURS, Ipv4Addr::new(10, 9, 0, 1)]);
+    assert_eq!(targets, [OURS, IpAddr::from([10, 9, 0, 1])]);
 }
 
-fn nth_host(n: u16) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 1, 16, 0)) + u32::from(n))
+fn nth_host(n: u16) -> IpAddr {
+    Ipv4Addr::from_bits(0x0a01_1000 + u32::from(n)).into()
 }
 
 #[test]
@@ -383,7 +397,7 @@ fn a_scan_does_not_push_out_who_is_there() {
         Some(&Resolution::Refused(DropReason::NeighbourTableFull))
     );
     // A host that speaks to us is still learned, and an answer still taken.
-    let speaker = Ipv4Addr::new(10, 1, 200, 1);
+    let speaker = IpAddr::from([10, 1, 200, 1]);
     t.handle_arp(
         at(2),
         LAN,

@@ -1,6 +1,7 @@
 //! Carry: into a split flow, as a datagram over a link, or plainly to another port.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use mef_io::Port;
 use mef_packet::wire::{ipv4, tcp};
@@ -105,7 +106,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         port: PortId,
-        next_hop: std::net::Ipv4Addr,
+        next_hop: IpAddr,
         from: Classified<P::Buf>,
     ) -> Step<()> {
         let mtu = self.ports.get(usize::from(port.0)).map_or(0, |p| p.mtu);
@@ -135,7 +136,12 @@ impl<P: Port> Router<P> {
         mut bytes: Vec<u8>,
     ) -> Step<()> {
         let (src, dst, ttl, protocol) = match ipv4::View::parse(&bytes) {
-            Ok(v) => (v.src(), v.dst(), v.ttl(), v.protocol()),
+            Ok(v) => (
+                IpAddr::from(v.src()),
+                IpAddr::from(v.dst()),
+                v.ttl(),
+                v.protocol(),
+            ),
             Err(e) => return dropped(Stage::Open, e),
         };
         if !self.fib.source_allowed(peer, src) {
@@ -180,7 +186,7 @@ impl<P: Port> Router<P> {
     }
 
     /// The port on whose side `address` is, or the first.
-    fn local_port_of(&self, address: std::net::Ipv4Addr) -> PortId {
+    fn local_port_of(&self, address: IpAddr) -> PortId {
         match self.fib.lookup(address) {
             Some(
                 Route::Connected { port }

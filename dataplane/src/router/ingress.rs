@@ -1,5 +1,7 @@
 //! Ingress: is this a packet we can work with, and is it for the router itself?
 
+use std::net::{IpAddr, SocketAddr};
+
 use mef_io::Port;
 use mef_packet::wire::{checksum, ethernet, ipv4, tcp, udp};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Packet, PortId};
@@ -53,8 +55,8 @@ impl<P: Port> Router<P> {
         }
         let (src, dst, protocol, total, fragment) = match ipv4::View::parse(packet.buf.bytes()) {
             Ok(v) => (
-                v.src(),
-                v.dst(),
+                IpAddr::from(v.src()),
+                IpAddr::from(v.dst()),
                 v.protocol(),
                 v.total_len(),
                 v.is_fragment(),
@@ -132,7 +134,7 @@ impl<P: Port> Router<P> {
             let line = self.ports.get(usize::from(port.0)).and_then(|p| p.line);
             let listens = line.filter(|l| self.lines.get(*l).is_some_and(|l| l.listen == dst_port));
             if let Some(line) = listens {
-                let from = std::net::SocketAddrV4::new(src, src_port);
+                let from = SocketAddr::new(src.into(), src_port);
                 return self.open(now, line, from, &mut packet, at);
             }
             self.complain(now, port, packet.buf.bytes(), IcmpError::PortUnreachable);
@@ -171,7 +173,7 @@ impl<P: Port> Router<P> {
         let Ok(view) = ipv4::View::parse_unverified(offending) else {
             return;
         };
-        let source = self.address(port, view.src());
+        let source = self.address(port, view.src().into());
         let mut out = Vec::new();
         if self
             .icmp

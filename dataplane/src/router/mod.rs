@@ -15,7 +15,7 @@ mod route;
 mod split;
 mod status;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use mef_crypto::{Responder, SessionConfig};
@@ -364,15 +364,18 @@ impl<P: Port> Router<P> {
     }
 
     /// The router's address on `port`, as a source towards `neighbour`.
-    fn address(&self, port: PortId, neighbour: Ipv4Addr) -> Ipv4Addr {
+    fn address(&self, port: PortId, neighbour: IpAddr) -> IpAddr {
         self.config
             .port(port)
             .and_then(|p| p.address_towards(neighbour))
-            .unwrap_or(Ipv4Addr::UNSPECIFIED)
+            .unwrap_or(match neighbour {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            })
     }
 
     /// Sends a handshake message as one UDP datagram; it does not wait for its turn, but is charged.
-    fn send_udp(&mut self, now: Instant, line: usize, to: SocketAddrV4, payload: &[u8]) {
+    fn send_udp(&mut self, now: Instant, line: usize, to: SocketAddr, payload: &[u8]) {
         let Some(l) = self.lines.get_mut(line) else {
             return;
         };

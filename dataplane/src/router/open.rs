@@ -1,6 +1,6 @@
 //! Open: what came over a link is authenticated, decrypted and taken apart.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use mef_crypto::{Header, PacketType};
 use mef_io::Port;
@@ -19,7 +19,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         line: usize,
-        from: SocketAddrV4,
+        from: SocketAddr,
         packet: &mut Packet<P::Buf>,
         at: usize,
     ) -> Step<Transit<P::Buf>> {
@@ -44,7 +44,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         line: usize,
-        from: SocketAddrV4,
+        from: SocketAddr,
         datagram: &mut [u8],
     ) -> Step<()> {
         let header = match Header::parse(datagram) {
@@ -79,7 +79,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         line: usize,
-        from: SocketAddrV4,
+        from: SocketAddr,
         datagram: &[u8],
     ) -> Step<()> {
         let initiation = match self.responder.read(datagram) {
@@ -114,7 +114,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         line: usize,
-        from: SocketAddrV4,
+        from: SocketAddr,
         index: u32,
         datagram: &mut [u8],
     ) -> Step<()> {

@@ -1,7 +1,7 @@
 //! Pack, Seal and tx: from the queues of a line to the wire, and every other
 //! way out of the router.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use mef_crypto::HEADER_LEN as LINK_HEADER;
 use mef_io::Port;
@@ -75,7 +75,7 @@ impl<P: Port> Router<P> {
     }
 
     /// Through which port and neighbour `destination` is reached without a link; counted where it is not.
-    pub(super) fn next_hop(&mut self, destination: Ipv4Addr) -> Option<(PortId, Ipv4Addr)> {
+    pub(super) fn next_hop(&mut self, destination: IpAddr) -> Option<(PortId, IpAddr)> {
         match self.fib.lookup(destination) {
             Some(Route::Connected { port }) => Some((port, destination)),
             Some(Route::Via { port, next_hop }) => Some((port, next_hop)),
@@ -92,14 +92,18 @@ impl<P: Port> Router<P> {
         now: Instant,
         port: PortId,
         source_port: u16,
-        to: SocketAddrV4,
+        to: SocketAddr,
         mut buf: P::Buf,
     ) {
-        let Some((out_port, next_hop)) = self.next_hop(*to.ip()) else {
+        let Some((out_port, next_hop)) = self.next_hop(to.ip()) else {
             return;
         };
         let payload = buf.len();
-        let source = self.address(port, next_hop);
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (self.address(port, next_hop), to.ip())
+        else {
+            self.counters.count(Stage::Seal, DropReason::NoRoute);
+            return;
+        };
         // The tag authenticates the content; a zero checksum says that there is none (RFC 768).
         let emitted = buf
             .prepend(ipv4::HEADER_LEN + udp::HEADER_LEN)
@@ -109,7 +113,7 @@ impl<P: Port> Router<P> {
                 };
                 let header = ipv4::Header {
                     dont_fragment: true,
-                    ..ipv4::Header::new(source, *to.ip(), ipv4::PROTOCOL_UDP)
+                    ..ipv4::Header::new(source, destination, ipv4::PROTOCOL_UDP)
                 };
                 header.emit(ip, payload + udp::HEADER_LEN).is_ok()
                     && udp::Header {
@@ -142,7 +146,7 @@ impl<P: Port> Router<P> {
         let Ok(view) = ipv4::View::parse_unverified(bytes) else {
             return;
         };
-        let Some((port, next_hop)) = self.next_hop(view.dst()) else {
+        let Some((port, next_hop)) = self.next_hop(view.dst().into()) else {
             return;
         };
         let Some(buf) = self.buffer_of(port, bytes) else {
@@ -164,7 +168,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         port: PortId,
-        next_hop: Ipv4Addr,
+        next_hop: IpAddr,
         packet: Packet<P::Buf>,
     ) {
         match self.neighbours.resolve(now, port, next_hop) {
@@ -249,7 +253,7 @@ impl<P: Port> Router<P> {
         let Ok(view) = ipv4::View::parse_unverified(packet) else {
             return;
         };
-        let source = self.address(port, view.dst());
+        let source = self.address(port, view.dst().into());
         let mut out = Vec::new();
         if self
             .icmp

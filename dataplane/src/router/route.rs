@@ -37,8 +37,8 @@ pub(super) fn tuple_of(bytes: &[u8]) -> Option<FlowTuple> {
         _ => (0, 0),
     };
     Some(FlowTuple {
-        source: v.src(),
-        destination: v.dst(),
+        source: v.src().into(),
+        destination: v.dst().into(),
         protocol: v.protocol(),
         source_port,
         port,

@@ -10,7 +10,7 @@
 //!   RST ----> behind what was read - RESET(offset) ---------> RST, behind those bytes or after 1 s
 //! ```
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_io::Port;
@@ -75,8 +75,8 @@ impl<P: Port> Router<P> {
         let t = from.tuple;
         let bytes = from.packet.buf.bytes();
         let key = FlowKey {
-            host: SocketAddrV4::new(t.source, t.source_port),
-            far: SocketAddrV4::new(t.destination, t.port),
+            host: SocketAddr::new(t.source, t.source_port),
+            far: SocketAddr::new(t.destination, t.port),
         };
         let (flags, mss) = match ipv4::View::parse_unverified(bytes) {
             Ok(v) if v.is_fragment() => {
@@ -236,16 +236,16 @@ impl<P: Port> Router<P> {
 
     /// The peer's host wants a connection to one of ours.
     fn open_towards_host(&mut self, now: Instant, peer: PeerId, number: u32, setup: Setup) {
-        let refused = if !self.fib.source_allowed(peer, *setup.source.ip()) {
+        let refused = if !self.fib.source_allowed(peer, setup.source.ip()) {
             Some((DropReason::SourceNotAllowed, refusal::PROHIBITED))
         } else {
-            match self.fib.lookup(*setup.destination.ip()) {
+            match self.fib.lookup(setup.destination.ip()) {
                 Some(Route::Connected { .. } | Route::Via { .. }) => None,
                 Some(_) => Some((DropReason::DestinationNotAllowed, refusal::PROHIBITED)),
                 None => Some((DropReason::NoRoute, refusal::UNREACHABLE)),
             }
         };
-        let port = match self.fib.lookup(*setup.destination.ip()) {
+        let port = match self.fib.lookup(setup.destination.ip()) {
             Some(Route::Connected { port } | Route::Via { port, .. }) => port,
             _ => PortId(0),
         };

@@ -8,7 +8,7 @@
 //!                 +-- deadline ----------------------------+
 //! ```
 
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const STOPPING_NS: u64 = 1_000_000_000;
 pub enum AgentError {
     #[error("cannot listen on {address}: {source}; is the address on an interface of this namespace, and the port free?")]
     Listen {
-        address: SocketAddrV4,
+        address: SocketAddr,
         source: std::io::Error,
     },
     #[error("cannot start a thread: {0}")]
@@ -48,7 +48,7 @@ pub struct Agent {
     shared: Arc<Shared>,
     notices: Receiver<Notice>,
     servers: Vec<Server>,
-    addresses: Vec<SocketAddrV4>,
+    addresses: Vec<SocketAddr>,
 }
 
 /// Stops an agent from another thread.
@@ -85,10 +85,7 @@ impl Agent {
                 }
             };
             servers.push(server);
-            addresses.push(match address {
-                SocketAddr::V4(v4) => v4,
-                SocketAddr::V6(_) => *listen,
-            });
+            addresses.push(address);
         }
         let (sender, notices) = channel();
         let origin_ns = spec.origin_ns.unwrap_or_else(sys::now_ns);
@@ -102,7 +99,7 @@ impl Agent {
     }
 
     /// Where the servers listen, in the order of the specification.
-    pub fn addresses(&self) -> &[SocketAddrV4] {
+    pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 

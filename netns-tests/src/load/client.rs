@@ -172,7 +172,7 @@ mod tests {
     fn a_chain_is_what_waits_for_each_other() {
         let flow = |id, start| FlowSpec {
             id,
-            target: std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1),
+            target: std::net::SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), 1),
             kind: FlowKind::Transfer,
             size: 1,
             duration_ms: 0,

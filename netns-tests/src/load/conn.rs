@@ -2,7 +2,7 @@
 //! agent stops: blocking I/O in slices.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -52,7 +52,12 @@ impl<'a> Conn<'a> {
         on_start: impl FnOnce(u64),
     ) -> Result<Self, FlowError> {
         let fail = |e: std::io::Error| sys::flow_error("connect", &e);
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).map_err(fail)?;
+        let socket = Socket::new(
+            Domain::for_address(spec.target),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )
+        .map_err(fail)?;
         if let Some(name) = congestion {
             socket
                 .set_tcp_congestion(name.as_bytes())
@@ -61,8 +66,8 @@ impl<'a> Conn<'a> {
         if spec.source.is_some() || spec.source_port.is_some() {
             // A run may use a port that an earlier one has left in TIME-WAIT.
             socket.set_reuse_address(true).map_err(fail)?;
-            let source = spec.source.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
-            let local = SocketAddrV4::new(source, spec.source_port.unwrap_or(0));
+            let source = spec.source.unwrap_or(unspecified(&spec.target));
+            let local = SocketAddr::new(source, spec.source_port.unwrap_or(0));
             socket
                 .bind(&SockAddr::from(local))
                 .map_err(|e| sys::flow_error("bind", &e))?;
@@ -183,6 +188,14 @@ fn over(shared: &Shared, deadline_ns: u64, phase: &str) -> Result<(), FlowError>
         Err(named(phase, "TIMEOUT"))
     } else {
         Ok(())
+    }
+}
+
+/// Any own address of the family of `target`.
+pub(super) fn unspecified(target: &SocketAddr) -> IpAddr {
+    match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

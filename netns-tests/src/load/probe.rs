@@ -16,6 +16,7 @@ use std::time::Duration;
 use nix::sys::socket::{recvmsg, setsockopt, sockopt, ControlMessageOwned, MsgFlags, SockaddrIn};
 use nix::sys::time::TimeSpec;
 
+use super::conn::unspecified;
 use super::payload::Block;
 use super::spec::{ProbeReceived, ProbeSpec};
 use super::state::{lock, Shared, Slot};
@@ -61,7 +62,7 @@ impl Packet {
 /// Sends the probe, each packet at its own multiple of the interval.
 pub fn send(shared: &Shared, spec: &ProbeSpec) {
     let record = shared.probe_sending(spec.id);
-    let socket = match UdpSocket::bind("0.0.0.0:0") {
+    let socket = match UdpSocket::bind((unspecified(&spec.target), 0)) {
         Ok(socket) => socket,
         Err(e) => return shared.error(format!("probe {}: {e}", spec.id)),
     };

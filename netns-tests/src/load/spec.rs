@@ -4,7 +4,7 @@
 //! shares, so that a time taken by a sender and one taken by a receiver can be
 //! subtracted from each other.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,9 +40,9 @@ pub struct AgentSpec {
 #[serde(tag = "proto", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ServerSpec {
     /// Takes flows of every kind.
-    Tcp { listen: SocketAddrV4 },
+    Tcp { listen: SocketAddr },
     /// Receives probes.
-    Udp { listen: SocketAddrV4 },
+    Udp { listen: SocketAddr },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub enum Start {
 pub struct FlowSpec {
     /// Unique in the run: both ends account under it.
     pub id: u64,
-    pub target: SocketAddrV4,
+    pub target: SocketAddr,
     pub kind: FlowKind,
     /// Payload bytes; not used by `bulk`.
     #[serde(default)]
@@ -91,7 +91,7 @@ pub struct FlowSpec {
     #[serde(default)]
     pub congestion: Option<String>,
     #[serde(default)]
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// For policies that match on it.
     #[serde(default)]
     pub source_port: Option<u16>,
@@ -123,7 +123,7 @@ fn default_payload() -> usize {
 pub struct ProbeSpec {
     /// `PROBE_IDLE` or `PROBE_LOADED`.
     pub id: u64,
-    pub target: SocketAddrV4,
+    pub target: SocketAddr,
     /// After the agent's origin.
     #[serde(default)]
     pub start_ms: u64,
@@ -141,7 +141,7 @@ pub struct ProbeSpec {
 pub enum Event {
     /// Every server is bound; `addresses` in the order of `servers`. Comes
     /// first, with an empty list from an agent without servers.
-    Listening { addresses: Vec<SocketAddrV4> },
+    Listening { addresses: Vec<SocketAddr> },
     /// At most five a second.
     Progress(Progress),
     /// The last line.

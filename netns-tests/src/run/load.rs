@@ -1,7 +1,7 @@
 //! From a topology's loads to what each load agent is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -64,7 +64,7 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
         let Some(target) = topology
             .hosts
             .get(load.to)
-            .map(|h| SocketAddrV4::new(h.address(), load.port))
+            .map(|h| SocketAddr::new(h.address().into(), load.port))
         else {
             continue;
         };
@@ -126,7 +126,7 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
         topology
             .hosts
             .get(i)
-            .map(|h| SocketAddrV4::new(h.address(), PROBE_PORT))
+            .map(|h| SocketAddr::new(h.address().into(), PROBE_PORT))
     };
     let paths: BTreeSet<(usize, usize)> = topology
         .loads
@@ -202,7 +202,7 @@ fn probe_agent(
     host: &str,
     what: &str,
     id: u64,
-    target: SocketAddrV4,
+    target: SocketAddr,
     duration: Duration,
 ) -> AgentPlan {
     AgentPlan {

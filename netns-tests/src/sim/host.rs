@@ -6,7 +6,7 @@
 //! that behind a long access path it sends what the router's window allows.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mef_dataplane::host_tcp::{
@@ -41,7 +41,7 @@ pub(super) struct Place {
 }
 
 /// (own, far) ends of a connection.
-type Key = (SocketAddrV4, SocketAddrV4);
+type Key = (SocketAddr, SocketAddr);
 
 /// Flows one after another.
 struct Chain {
@@ -279,7 +279,7 @@ impl Host {
                 continue;
             };
             chain.start = None;
-            let local = SocketAddrV4::new(self.place.address, self.next_port);
+            let local = SocketAddr::new(self.place.address.into(), self.next_port);
             self.next_port = self.next_port.checked_add(1).unwrap_or(EPHEMERAL);
             let remote = flow.target;
             let config = self.tcp_config();
@@ -421,8 +421,8 @@ impl Host {
                     return;
                 };
                 let key = (
-                    SocketAddrV4::new(view.dst(), segment.dst_port()),
-                    SocketAddrV4::new(view.src(), segment.src_port()),
+                    SocketAddr::new(view.dst().into(), segment.dst_port()),
+                    SocketAddr::new(view.src().into(), segment.src_port()),
                 );
                 self.receive_tcp(now, wire, packet, key, segment.flags(), touched);
             }
@@ -510,7 +510,9 @@ impl Host {
             };
             head.write(&mut payload);
             let own = self.place.address;
-            let to = *spec.target.ip();
+            let IpAddr::V4(to) = spec.target.ip() else {
+                continue;
+            };
             let mut packet = vec![0; ipv4::HEADER_LEN + udp::HEADER_LEN];
             packet.extend_from_slice(&payload);
             let (ip, datagram) = packet.split_at_mut(ipv4::HEADER_LEN);

@@ -1,6 +1,6 @@
 //! Bytes to frames: lengths are checked here, numbers by whoever uses them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use mef_packet::BitRate;
 
@@ -40,9 +40,13 @@ impl<'a> Reader<'a> {
             Err(FrameError::BadValue)
         }
     }
-    fn address(&mut self) -> Result<SocketAddrV4, FrameError> {
-        let ip: [u8; 4] = self.array()?;
-        Ok(SocketAddrV4::new(Ipv4Addr::from(ip), self.u16()?))
+    fn address(&mut self, family: u8) -> Result<SocketAddr, FrameError> {
+        let ip = match family {
+            4 => IpAddr::from(self.array::<4>()?),
+            6 => IpAddr::from(self.array::<16>()?),
+            _ => return Err(FrameError::BadValue),
+        };
+        Ok(SocketAddr::new(ip, self.u16()?))
     }
     fn rest(&mut self) -> &'a [u8] {
         core::mem::take(&mut self.0)
@@ -153,14 +157,14 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
             let early = r.u8()? & 1 != 0;
             let mss = r.u16()?;
             let family = r.u8()?;
-            if family != 4 || weight == 0.0 {
+            if weight == 0.0 {
                 return Err(FrameError::BadValue);
             }
             Frame::Setup {
                 flow,
                 setup: Setup {
-                    source: r.address()?,
-                    destination: r.address()?,
+                    source: r.address(family)?,
+                    destination: r.address(family)?,
                     weight,
                     early,
                     mss,

@@ -1,6 +1,6 @@
 //! Frames to bytes, packed until a packet is full.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{kind, Frame, Received, BASE_MASK, DATA_OVERHEAD, FRAME_HEADER, INNER_HEADER};
 
@@ -102,8 +102,12 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn encode_address(a: &SocketAddrV4, out: &mut Vec<u8>) {
-    out.extend_from_slice(&a.ip().octets());
+fn encode_address(a: &SocketAddr, family: u8, out: &mut Vec<u8>) {
+    match a.ip() {
+        IpAddr::V4(ip) if family == 4 => out.extend_from_slice(&ip.octets()),
+        IpAddr::V4(ip) => out.extend_from_slice(&ip.to_ipv6_mapped().octets()),
+        IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
+    }
     out.extend_from_slice(&a.port().to_be_bytes());
 }
 
@@ -151,9 +155,12 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             kind::FRAG
         }
         Frame::Setup { flow, ref setup } => {
-            put!(flow, setup.weight, u8::from(setup.early), setup.mss, 4u8);
-            encode_address(&setup.source, out);
-            encode_address(&setup.destination, out);
+            // One family for both: a connection has no ends of two.
+            let v4 = setup.source.is_ipv4() && setup.destination.is_ipv4();
+            let family = if v4 { 4 } else { 6u8 };
+            put!(flow, setup.weight, u8::from(setup.early), setup.mss, family);
+            encode_address(&setup.source, family, out);
+            encode_address(&setup.destination, family, out);
             kind::SETUP
         }
         Frame::Opened { flow } => {

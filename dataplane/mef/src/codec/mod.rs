@@ -13,7 +13,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use mef_packet::BitRate;
 
@@ -91,9 +91,9 @@ pub struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setup {
     /// The host that opened the connection.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// The host it wants to reach.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     pub weight: f32,
     /// The opener has already answered its host (`open = "early"`).
     pub early: bool,

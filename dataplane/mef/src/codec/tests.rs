@@ -18,8 +18,16 @@ fn round_trip(frame: Frame<'_>) {
 
 #[test]
 fn every_frame_survives_the_wire() {
-    let a = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 1234);
-    let b = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), 80);
+    let a = SocketAddr::new(Ipv4Addr::new(10, 1, 0, 2).into(), 1234);
+    let b = SocketAddr::new(Ipv4Addr::new(10, 2, 0, 2).into(), 80);
+    let setup = Setup {
+        source: a,
+        destination: b,
+        weight: 2.5,
+        early: true,
+        mss: 1460,
+    };
+    let v6 = |text: &str| SocketAddr::new(text.parse().unwrap(), 443);
     let hello = Hello {
         boot_id: 7,
         workers: 1,
@@ -52,14 +60,13 @@ fn every_frame_survives_the_wire() {
             count: 2,
             bytes: &[5; 9],
         },
+        Frame::Setup { flow: 8, setup },
         Frame::Setup {
-            flow: 8,
+            flow: 9,
             setup: Setup {
-                source: a,
-                destination: b,
-                weight: 2.5,
-                early: true,
-                mss: 1460,
+                source: v6("2001:db8:1::2"),
+                destination: v6("2001:db8:2::2"),
+                ..setup
             },
         },
         Frame::Opened { flow: 8 },

@@ -3,7 +3,7 @@
 //! pseudo-header alone until someone sums the rest.
 
 use super::{put, u16_at, WireError};
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 
 /// A ones-complement sum of 16-bit big-endian words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,12 +78,21 @@ fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// Sum of the pseudo-header of TCP or UDP over IPv4 (RFC 9293, 3.1); `len` in bytes, header included.
+/// Sum of the pseudo-header of an upper-layer protocol over IPv4 (RFC 9293, 3.1) or IPv6 (RFC 8200,
+/// 8.1); `len` in bytes, header included. The two differ in the addresses only, as the sum does not
+/// see in how many bytes the other fields are written.
 #[inline]
-pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: usize) -> Sum {
-    Sum::ZERO
-        .dword(src.to_bits())
-        .dword(dst.to_bits())
+pub fn pseudo_header(
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
+    protocol: u8,
+    len: usize,
+) -> Sum {
+    let address = |sum: Sum, a: IpAddr| match a {
+        IpAddr::V4(a) => sum.dword(a.to_bits()),
+        IpAddr::V6(a) => sum.bytes(&a.octets()),
+    };
+    address(address(Sum::ZERO, src.into()), dst.into())
         .word(u16::from(protocol))
         .dword(len as u32)
 }
@@ -167,6 +176,7 @@ pub(crate) fn update_at(data: &mut [u8], at: usize, old: u16, new: u16) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     /// RFC 1071, 4.1, word by word.

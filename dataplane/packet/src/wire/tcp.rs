@@ -5,7 +5,7 @@
 use super::checksum::{self, pseudo_header, Delta, Sum};
 use super::tcp_options::{self, Options, END, KIND_MSS, NOP};
 use super::{ipv4, put, u16_at, u32_at, u8_at, WireError};
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use core::ops::{BitOr, BitOrAssign};
 
 /// Length of a header without options.
@@ -77,7 +77,11 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// `BadChecksum`.
-    pub fn verify_checksum(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), WireError> {
+    pub fn verify_checksum(
+        &self,
+        src: impl Into<IpAddr>,
+        dst: impl Into<IpAddr>,
+    ) -> Result<(), WireError> {
         let len = self.header.len() + self.payload.len();
         // A header is a multiple of four bytes, so the payload begins at an even offset.
         let sum = pseudo_header(src, dst, ipv4::PROTOCOL_TCP, len).bytes(self.header);
@@ -193,7 +197,11 @@ impl Header {
 ///
 /// # Errors
 /// `Truncated` below 20 bytes.
-pub fn fill_checksum(segment: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), WireError> {
+pub fn fill_checksum(
+    segment: &mut [u8],
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
+) -> Result<(), WireError> {
     if segment.len() < HEADER_LEN {
         return Err(WireError::Truncated);
     }
@@ -209,8 +217,8 @@ pub fn fill_checksum(segment: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr) -> Result
 /// `Truncated` if `segment` has no whole header.
 pub fn fill_partial_checksum(
     segment: &mut [u8],
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
     len: usize,
 ) -> Result<(), WireError> {
     if segment.len() < HEADER_LEN {
@@ -306,6 +314,7 @@ fn change_option(
 mod tests {
     use super::super::tcp_options::TcpOption;
     use super::*;
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     prop_compose! {

@@ -2,7 +2,7 @@
 
 use super::checksum::{self, pseudo_header};
 use super::{ipv4, put, u16_at, WireError};
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 
 pub const HEADER_LEN: usize = 8;
 /// Where in the header the checksum is.
@@ -37,7 +37,11 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// `BadChecksum`.
-    pub fn verify_checksum(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), WireError> {
+    pub fn verify_checksum(
+        &self,
+        src: impl Into<IpAddr>,
+        dst: impl Into<IpAddr>,
+    ) -> Result<(), WireError> {
         if self.checksum() == 0 {
             return Ok(());
         }
@@ -100,7 +104,11 @@ impl Header {
 ///
 /// # Errors
 /// `Truncated` below 8 bytes.
-pub fn fill_checksum(datagram: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr) -> Result<(), WireError> {
+pub fn fill_checksum(
+    datagram: &mut [u8],
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
+) -> Result<(), WireError> {
     if datagram.len() < HEADER_LEN {
         return Err(WireError::Truncated);
     }
@@ -119,8 +127,8 @@ pub fn fill_checksum(datagram: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr) -> Resul
 /// `Truncated` if `datagram` has no whole header.
 pub fn fill_partial_checksum(
     datagram: &mut [u8],
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
     len: usize,
 ) -> Result<(), WireError> {
     if datagram.len() < HEADER_LEN {
@@ -133,6 +141,7 @@ pub fn fill_partial_checksum(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::net::Ipv4Addr;
     use proptest::prelude::*;
 
     proptest! {

@@ -2,10 +2,10 @@
 
 use core::ops::{Range, RangeInclusive};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 
 use super::{Checked, Text, Validator};
@@ -35,7 +35,7 @@ impl Validator<'_> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if (1..=32).contains(&name.len())
             && name.bytes().all(plain)
-            && name.parse::<Ipv4Addr>().is_err()
+            && name.parse::<IpAddr>().is_err()
         {
             return Ok(name.clone());
         }
@@ -130,7 +130,7 @@ impl Validator<'_> {
             .join(text.get_ref()))
     }
 
-    pub(super) fn prefix(&self, text: &Text, key: &str) -> Checked<Ipv4Net> {
+    pub(super) fn prefix(&self, text: &Text, key: &str) -> Checked<IpNet> {
         let net: Ipv4Net = text.get_ref().parse().map_err(|_| {
             self.wrong(
                 text,
@@ -143,6 +143,7 @@ impl Validator<'_> {
             let expected = format!("a prefix without host bits, such as \"{}\"", net.trunc());
             return Err(self.wrong(text, key, &expected, "write it so, or lengthen the prefix"));
         }
+        let net = IpNet::V4(net);
         if is_martian_prefix(net) {
             let expected = "a prefix that can be routed, not 0/8, 127/8, multicast or reserved";
             return Err(self.wrong(text, key, expected, "correct or remove it"));
@@ -151,7 +152,7 @@ impl Validator<'_> {
     }
 
     /// An address of the router's own with its network.
-    pub(super) fn address(&self, text: &Text) -> Checked<Ipv4Net> {
+    pub(super) fn address(&self, text: &Text) -> Checked<IpNet> {
         let key = "port.addresses";
         let net: Ipv4Net = text
             .get_ref()
@@ -168,11 +169,11 @@ impl Validator<'_> {
             })?;
         let edge =
             net.prefix_len() < 31 && (net.addr() == net.network() || net.addr() == net.broadcast());
-        if edge || is_martian(net.addr()) {
+        if edge || is_martian(net.addr().into()) {
             let expected = "an address that a host can have, not a network's first or last, 0/8, 127/8, multicast or reserved";
             return Err(self.wrong(text, key, expected, "choose another address"));
         }
-        Ok(net)
+        Ok(net.into())
     }
 
     pub(super) fn at_most<T>(&self, tables: &[Spanned<T>], most: usize, key: &str) -> Checked<()> {

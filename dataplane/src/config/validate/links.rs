@@ -1,7 +1,7 @@
 //! Peers and routes: who is reached through what, without two answers for one
 //! address, and without a way past a link's encryption.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use mef_packet::PortId;
 use toml::Spanned;
@@ -131,6 +131,7 @@ impl Validator<'_> {
                     .parse::<SocketAddrV4>()
                     .ok()
                     .filter(|e| e.port() != 0)
+                    .map(SocketAddr::V4)
                     .ok_or_else(|| {
                         self.wrong(
                             text,
@@ -200,7 +201,7 @@ impl Validator<'_> {
             return Ok(Via::Peer(id));
         }
         let advice = "name a router on a port's own network, or a peer";
-        let address: Ipv4Addr = text.get_ref().parse().map_err(|_| {
+        let address: IpAddr = text.get_ref().parse().map_err(|_| {
             self.wrong(
                 text,
                 "route.via",
@@ -259,7 +260,7 @@ impl Validator<'_> {
                     .get(usize::from(id.0))
                     .map_or("?", |p| p.name.as_str())
             };
-            let problem = match fib.lookup(*endpoint.ip()) {
+            let problem = match fib.lookup(endpoint.ip()) {
                 Some(Route::Connected { port } | Route::Via { port, .. }) if port == peer.port => continue,
                 Some(Route::Connected { port } | Route::Via { port, .. }) => {
                     format!("an address reached through port {}, while this one is reached through {}", name(peer.port), name(port))

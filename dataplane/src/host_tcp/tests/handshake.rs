@@ -252,7 +252,7 @@ fn addresses_that_cannot_be_hosts_are_refused() {
         "255.255.255.255:80",
         "10.0.0.1:0",
     ] {
-        let bad: SocketAddrV4 = bad.parse().unwrap();
+        let bad: SocketAddr = bad.parse().unwrap();
         for role in [
             Role::Active {
                 local: bad,

@@ -8,7 +8,7 @@ mod hostile;
 mod transfer;
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mef_packet::Instant;
@@ -16,8 +16,8 @@ use mef_packet::Instant;
 use super::segment::{self, parse_tcp, Header, Segment, SynOptions, FIN, PSH};
 use super::{HostTcp, HostTcpConfig, Role, SegmentMeta, SmoltcpHost};
 
-pub const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 40_000);
-pub const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 2), 443);
+pub const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 40_000);
+pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), 443);
 pub const DELAY: Duration = Duration::from_micros(200);
 
 /// The byte at position `i` of the stream with this seed.
@@ -32,7 +32,7 @@ pub fn stream(seed: u64, from: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-pub fn header(from: SocketAddrV4, to: SocketAddrV4, flags: u8, seq: u32, ack: u32) -> Header {
+pub fn header(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: u32) -> Header {
     Header {
         src: from,
         dst: to,
