@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod allocator;
+pub mod aqm;
 pub mod bucket;
 pub mod chunks;
+pub mod classes;
 pub mod codec;
 pub mod guard;
 pub mod line;

@@ -5,9 +5,11 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod ecn;
 pub mod ethernet;
 pub mod icmpv4;
 pub mod ipv4;
+pub mod segment;
 pub mod tcp;
 pub mod tcp_options;
 pub mod udp;
