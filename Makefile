@@ -17,7 +17,7 @@ STEP = @printf '\n\033[1m==> %s\033[0m\n'
 # Measurements would disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench lint clean root
+.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench fuzz lint clean root
 
 help: ## Show this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -101,6 +101,20 @@ gate: root build
 
 bench: root build ## Measure the figures of the README's table anew, into report/bench (about an hour and a half)
 	@benches/run $(MEF) $(OUT)/bench
+
+# Each for this long, one after the other; what it finds is left in report/fuzz.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard dataplane/fuzz/fuzz_targets/*.rs)))
+
+fuzz: rust ## Fuzz everything that parses, FUZZ_SECONDS (600) for each of FUZZ_TARGETS (all)
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@for t in $(FUZZ_TARGETS); do \
+		printf '\n\033[1m==> %s for $(FUZZ_SECONDS) s\033[0m\n' $$t; \
+		mkdir -p $(OUT)/fuzz/$$t; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir dataplane/fuzz $$t \
+			$(OUT)/fuzz/$$t dataplane/fuzz/corpus/$$t -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=20 -verbosity=0 -print_final_stats=1; \
+	done
 
 clean: ## Remove what was built and measured
 	@$(CARGO) clean

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use crate::wan::{DirectionConfig, WanConfig};
 
-pub use read::{read, read_wan, TopologyError, Variant};
+pub use read::{read, read_text, read_wan, TopologyError, Variant};
 
 /// When a MEF router answers a host's SYN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

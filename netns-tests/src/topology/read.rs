@@ -47,14 +47,21 @@ pub struct Variant {
 /// # Errors
 /// The file cannot be read, is no TOML, has unknown keys or impossible values.
 pub fn read(path: &Path, sets: &[String]) -> Result<Vec<Variant>, TopologyError> {
-    let text = text_of(path)?;
+    read_text(&text_of(path)?, path, sets)
+}
+
+/// As [`read`], of a `text` that came from `path`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_text(text: &str, path: &Path, sets: &[String]) -> Result<Vec<Variant>, TopologyError> {
     let syntax = |e: toml::de::Error| TopologyError::Syntax {
         path: path.to_owned(),
         message: e.to_string().trim_end().to_owned(),
     };
     // Typed first: these errors know line and column.
-    let file: File = toml::from_str(&text).map_err(syntax)?;
-    let mut base: Table = toml::from_str(&text).map_err(syntax)?;
+    let file: File = toml::from_str(text).map_err(syntax)?;
+    let mut base: Table = toml::from_str(text).map_err(syntax)?;
     let mut lists = file.variants;
     let cases = file.variant;
     base.remove("variants");
