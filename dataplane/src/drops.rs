@@ -142,20 +142,30 @@ named_enum! {
         FrameBadValue = "frame.bad_value",
         /// A peer sent more bytes of a stream than it had credit for.
         FrameBeyondCredit = "frame.beyond_credit",
+        /// The other half of a datagram did not come in time.
+        HalfMissing = "frame.half_missing",
         /// A frame of an unknown kind, skipped: the peer may be newer.
         FrameUnknownKind = "frame.unknown_kind",
         /// A frame, or a TCP segment, of a flow that does not exist (any more).
         UnknownFlow = "flow.unknown",
         /// The flow's queue is full: the sender is faster than its fair rate.
         QueueFull = "flow.queue_full",
+        /// The flow's packets wait too long for their turn (CoDel, RFC 8289): its sender is to slow down.
+        QueueDelay = "flow.queue_delay",
+        /// Waited so long for its turn, while the line stood still, that nobody misses it.
+        QueueStale = "flow.queue_stale",
         /// More flows than the router keeps.
         FlowTableFull = "flow.table_full",
         /// The memory budget (`memory` in the configuration) is used up.
         Memory = "memory.exhausted",
+        /// Marked "congestion experienced" on the line, but its transport would not see the mark (RFC 6040).
+        MarkUnseen = "ip.mark_unseen",
         /// An ICMP error that may not be answered, or an error about an error.
         NotAnswerable = "icmp.not_answerable",
         /// Policy forbids it.
         RefusedPolicy = "policy.refused",
+        /// It claims to come from behind a peer, came in the clear, and no policy lets its flow do so.
+        PeerInTheClear = "policy.peer_in_the_clear",
         /// More answers or errors per second than the router sends.
         RateLimited = "rate_limited",
         /// The port did not take it: its queue is full or its link is down.

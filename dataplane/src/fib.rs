@@ -243,7 +243,13 @@ impl Fib {
     /// Whether `source` lies in the prefixes configured for `peer`.
     #[inline]
     pub fn source_allowed(&self, peer: PeerId, source: IpAddr) -> bool {
-        self.sources.lookup(source) == Some(peer)
+        self.peer_of(source) == Some(peer)
+    }
+
+    /// The peer whose prefixes `source` lies in.
+    #[inline]
+    pub fn peer_of(&self, source: IpAddr) -> Option<PeerId> {
+        self.sources.lookup(source)
     }
 
     /// Whether `address` is one of the router's own.

@@ -28,6 +28,10 @@ pub struct SplitFlow {
     pub host: Option<SmoltcpHost>,
     /// The host's SYN, held back until the far server has answered (`open = "confirm"`).
     pub syn: Option<Vec<u8>>,
+    /// How often the host has sent its SYN.
+    pub syns: u8,
+    /// DS field of the host that opened the connection.
+    pub dscp: u8,
     /// We opened to the host, and have told the link that it answered.
     pub accepted: bool,
     /// The far host's half has been closed towards the host.

@@ -16,5 +16,6 @@ pub mod icmp;
 pub mod keys_cli;
 pub mod neighbour;
 pub mod peer;
+pub mod pinned;
 pub mod router;
 pub mod stats;

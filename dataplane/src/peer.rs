@@ -20,7 +20,7 @@ use mef_crypto::{
 };
 use mef_packet::Instant;
 use mef_protocol::line::LinkEnd;
-use mef_protocol::link::{Link, LinkConfig};
+use mef_protocol::link::{DatagramStats, Link, LinkConfig};
 
 use crate::config::PeerId;
 
@@ -55,6 +55,8 @@ pub struct Peer {
     retry: Duration,
     next_attempt: Instant,
     we_win_crossing: bool,
+    /// What of the link's queues is already among the router's counters.
+    pub counted: DatagramStats,
 }
 
 /// What an initiation needs from outside.
@@ -89,6 +91,7 @@ impl Peer {
             retry: RETRY_MIN,
             next_attempt: now,
             we_win_crossing: own < key,
+            counted: DatagramStats::default(),
         }
     }
 

@@ -55,7 +55,7 @@ impl Queued for () {
 }
 
 /// What a packet costs beside its bytes, so that many small ones do not hold more memory than they are counted for.
-const PER_PACKET: usize = 128;
+const PER_PACKET: usize = 256;
 /// A backlog of one large packet is never too long.
 const ONE_PACKET: usize = 1514;
 
@@ -77,7 +77,10 @@ impl Limits {
     pub fn new(line: BitRate, rtt: Duration, memory: usize) -> Self {
         let interval = rtt.clamp(Duration::from_millis(100), Duration::from_secs(1));
         let room = usize::try_from(line.bytes_in(interval * 2).0).unwrap_or(usize::MAX);
-        let total_bytes = memory.max(256 * 1024).min(room.saturating_mul(2)).max(256 * 1024);
+        let total_bytes = memory
+            .max(256 * 1024)
+            .min(room.saturating_mul(2))
+            .max(256 * 1024);
         Self {
             target: interval / 10,
             interval,
@@ -210,14 +213,24 @@ pub struct FlowQueues<T> {
     stats: QueueStats,
 }
 
-impl<T: Queued> FlowQueues<T> {
-    pub fn new(limits: Limits) -> Self {
+impl<T> Default for FlowQueues<T> {
+    /// For a line of 100 Mbit/s with round trips of 100 ms.
+    fn default() -> Self {
         Self {
-            limits,
+            limits: Limits::new(BitRate::from_mbit(100), Duration::from_millis(100), 8 << 20),
             queues: HashMap::new(),
             bytes: 0,
             largest: 0,
             stats: QueueStats::default(),
+        }
+    }
+}
+
+impl<T: Queued> FlowQueues<T> {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
         }
     }
 
@@ -398,7 +411,12 @@ mod tests {
     }
 
     /// Offers `factor` times what leaves, a packet each `gap`, for `time`; the longest and last waits.
-    fn overload(q: &mut FlowQueues<Fake>, ecn: Ecn, factor: u64, time: Duration) -> (Duration, Duration, u64, u64) {
+    fn overload(
+        q: &mut FlowQueues<Fake>,
+        ecn: Ecn,
+        factor: u64,
+        time: Duration,
+    ) -> (Duration, Duration, u64, u64) {
         let gap = Duration::from_micros(1000);
         let (mut now, mut id, mut left, mut refused) = (Instant::from_millis(1), 0, 0, 0);
         let (mut longest, mut last) = (Duration::ZERO, Duration::ZERO);
@@ -406,7 +424,10 @@ mod tests {
         while now < end {
             for _ in 0..factor {
                 id += 1;
-                refused += u64::from(q.push(now, 7, 1000, Class::Balanced, packet(ecn, id)).is_err());
+                refused += u64::from(
+                    q.push(now, 7, 1000, Class::Balanced, packet(ecn, id))
+                        .is_err(),
+                );
             }
             if let Some((p, waited)) = q.pop(now, 7) {
                 assert!(p.id > left, "out of order");
@@ -446,7 +467,8 @@ mod tests {
             let mut now = Instant::from_millis(1);
             // A standing queue of 50 ms: one in, one out.
             for id in 0..50 {
-                q.push(now, 7, 1000, Class::Balanced, packet(ecn, id)).unwrap();
+                q.push(now, 7, 1000, Class::Balanced, packet(ecn, id))
+                    .unwrap();
             }
             let mut strikes = Vec::new();
             for id in 50..4_000 {
@@ -460,15 +482,20 @@ mod tests {
                     assert_eq!(s.marked - before.marked, u64::from(ecn.is_capable()));
                     assert_eq!(s.delayed - before.delayed, u64::from(!ecn.is_capable()));
                     if !ecn.is_capable() {
-                        q.push(now, 7, 1000, Class::Balanced, packet(ecn, id)).unwrap();
+                        q.push(now, 7, 1000, Class::Balanced, packet(ecn, id))
+                            .unwrap();
                     }
                 }
-                q.push(now, 7, 1000, Class::Balanced, packet(ecn, id)).unwrap();
+                q.push(now, 7, 1000, Class::Balanced, packet(ecn, id))
+                    .unwrap();
             }
             // First after an interval, then after interval / sqrt(n).
             assert!((250..300).contains(&strikes[0]), "{strikes:?}");
             let gaps: Vec<u64> = strikes.windows(2).map(|w| w[1] - w[0]).collect();
-            assert!(strikes.len() > 50 && gaps.windows(2).all(|g| g[1] <= g[0] + 1), "{gaps:?}");
+            assert!(
+                strikes.len() > 50 && gaps.windows(2).all(|g| g[1] <= g[0] + 1),
+                "{gaps:?}"
+            );
         }
     }
 
@@ -476,7 +503,8 @@ mod tests {
     fn who_does_not_listen_is_held_to_bytes_and_age() {
         for ecn in [Ecn::NotEct, Ecn::Ect0] {
             let mut q = queues(10);
-            let (longest, last, offered, refused) = overload(&mut q, ecn, 3, Duration::from_secs(20));
+            let (longest, last, offered, refused) =
+                overload(&mut q, ecn, 3, Duration::from_secs(20));
             assert!(longest <= RTT * 2 + Duration::from_millis(5), "{longest:?}");
             assert!(last > RTT, "{last:?}");
             // The line is never idle: one in three leaves.
@@ -496,12 +524,16 @@ mod tests {
         q.set_limits(limits);
         let now = Instant::from_millis(1);
         let mut id = 0;
-        while q.push(now, 1, 1000, Class::Balanced, packet(Ecn::NotEct, id)).is_ok() {
+        while q
+            .push(now, 1, 1000, Class::Balanced, packet(Ecn::NotEct, id))
+            .is_ok()
+        {
             id += 1;
         }
         let full = q.bytes();
         for flow in 2..100 {
-            q.push(now, flow, 1000, Class::Balanced, packet(Ecn::NotEct, 0)).unwrap();
+            q.push(now, flow, 1000, Class::Balanced, packet(Ecn::NotEct, 0))
+                .unwrap();
         }
         assert!(q.bytes() <= limits.total_bytes && full <= limits.total_bytes);
         assert!(q.stats().evicted >= 97, "{:?}", q.stats());
@@ -515,7 +547,8 @@ mod tests {
         let mut q = queues(10);
         let mut now = Instant::from_millis(1);
         for id in 0..10 {
-            q.push(now, 7, 1000, Class::Balanced, packet(Ecn::Ect0, id)).unwrap();
+            q.push(now, 7, 1000, Class::Balanced, packet(Ecn::Ect0, id))
+                .unwrap();
         }
         now += Duration::from_secs(5);
         assert_eq!(q.pop(now, 7).unwrap().0.id, 9);

@@ -161,11 +161,7 @@ mod tests {
     const GAP: Duration = Duration::from_micros(100);
 
     /// Serves the line for `packets` turns; per flow what it got. `wants` says whether a flow has something then.
-    fn serve(
-        flows: &[(Class, u32)],
-        packets: u64,
-        wants: impl Fn(usize, u64) -> bool,
-    ) -> Vec<f64> {
+    fn serve(flows: &[(Class, u32)], packets: u64, wants: impl Fn(usize, u64) -> bool) -> Vec<f64> {
         let mut now = Instant::from_millis(5);
         let mut s = ClassScheduler::new(now, LINE);
         let mut got = vec![0.0; flows.len()];
@@ -202,7 +198,11 @@ mod tests {
         let flows = [(Latency, 1000), (Balanced, 1000)];
         close(&serve(&flows, 50_000, |_, _| true), &[0.2, 0.8]);
         // It wants a tenth: it gets that, whatever the weights and numbers of others.
-        let flows = [(Latency, 1000), (Balanced, 1_000_000), (Balanced, 1_000_000)];
+        let flows = [
+            (Latency, 1000),
+            (Balanced, 1_000_000),
+            (Balanced, 1_000_000),
+        ];
         let got = serve(&flows, 50_000, |i, turn| i > 0 || turn % 10 == 0);
         close(&got, &[0.1, 0.45, 0.45]);
         // Alone it has everything.
@@ -225,7 +225,12 @@ mod tests {
     #[test]
     fn bulk_has_a_tenth_of_what_is_wanted_and_all_that_is_not() {
         use Class::{Balanced, Bulk, Latency};
-        let flows = [(Balanced, 1000), (Balanced, 1000), (Bulk, 1000), (Bulk, 3000)];
+        let flows = [
+            (Balanced, 1000),
+            (Balanced, 1000),
+            (Bulk, 1000),
+            (Bulk, 3000),
+        ];
         let got = serve(&flows, 50_000, |_, _| true);
         close(&got, &[0.45, 0.45, 0.025, 0.075]);
         let got = serve(&flows, 50_000, |i, turn| i >= 2 || turn % 4 == 0);

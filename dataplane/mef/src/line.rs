@@ -3,17 +3,30 @@
 //! bottleneck is elsewhere (the peer's downlink, a capacity that the guard
 //! found to be smaller) has a budget of its own; its flows are parked while
 //! that one is in debt, so that the others use the line meanwhile.
+//!
+//! What leaves in the clear beside the links waits in queues of the line's own and
+//! takes part like any other flow.
+//!
+//! ```text
+//!   links: streams, datagrams --\
+//!                                 classes, fair shares --> budget --> the line
+//!   packets in the clear --------/
+//! ```
+
+use core::time::Duration;
 
 use mef_packet::{BitRate, Bytes, Instant};
 
+use crate::aqm::{FlowQueues, Limits, Queued};
 use crate::bucket::LineBudget;
 use crate::chunks::ChunkPool;
-use crate::link::{Link, Packed, SendKey};
-use crate::scheduler::FairScheduler;
+use crate::classes::{Class, ClassScheduler};
+use crate::link::{DatagramFlow, Link, Packed, SendKey};
 
 /// Share of the configured capacity that is used. The rest drains what jitter leaves in the
 /// bottleneck's queue.
 pub const UTILISATION: f64 = 0.995;
+const ETHERNET: u16 = 14;
 
 /// One end of a link as the line sees it.
 pub trait LinkEnd {
@@ -26,29 +39,81 @@ pub trait LinkEnd {
 #[derive(Debug)]
 struct Limit {
     budget: LineBudget,
-    parked: Vec<(SendKey, u32)>,
+    parked: Vec<(Class, SendKey, u32)>,
 }
 
-/// Budget and scheduler of one line.
+/// What leaves next.
 #[derive(Debug)]
-pub struct Line {
+pub enum Departure<T> {
+    /// A packet of the link in this place, written to the caller's buffer and to be sealed.
+    Link(usize, Packed),
+    /// A packet in the clear, and how long it waited.
+    Plain(T, Duration),
+}
+
+/// Whose turn it is: the place of a link, or [`PLAIN`], and what of it.
+type Turn = (usize, SendKey);
+/// Stands for the line's own queues where a link's place is meant.
+const PLAIN: usize = usize::MAX;
+/// Round trips that senders in the clear are taken to have: nothing measures them here.
+const PLAIN_RTT: Duration = Duration::from_millis(200);
+/// Memory of the queues of packets in the clear, bytes.
+const PLAIN_MEMORY: usize = 32 << 20;
+
+/// Budget and scheduler of one line; `T` is what packets in the clear are kept as.
+#[derive(Debug)]
+pub struct Line<T = ()> {
     capacity: BitRate,
     budget: LineBudget,
-    scheduler: FairScheduler<(usize, SendKey)>,
+    scheduler: ClassScheduler<Turn>,
+    plain: FlowQueues<T>,
+    /// Bytes that the line carries beside the IP packet.
+    frame_overhead: u16,
+    /// Whose packet is to follow the last one directly.
+    unfinished: Option<(Class, Turn)>,
     /// By link.
     limits: Vec<Option<Limit>>,
 }
 
-impl Line {
+impl<T: Queued> Line<T> {
     /// A line that carries `capacity` upwards, counted as Ethernet frames without FCS.
     pub fn new(now: Instant, capacity: BitRate) -> Self {
         Self {
             capacity,
             budget: LineBudget::new(now, capacity.scale(UTILISATION), 0),
-            scheduler: FairScheduler::new(),
+            scheduler: ClassScheduler::new(now, capacity),
+            plain: FlowQueues::new(Limits::new(capacity, PLAIN_RTT, PLAIN_MEMORY)),
+            frame_overhead: ETHERNET,
+            unfinished: None,
             limits: Vec::new(),
         }
     }
+    /// Sets what the line carries beside each IP packet in the clear, bytes; an Ethernet header unless told otherwise.
+    pub fn set_frame_overhead(&mut self, bytes: u16) {
+        self.frame_overhead = bytes;
+    }
+    /// The queues of packets in the clear.
+    pub fn plain(&self) -> &FlowQueues<T> {
+        &self.plain
+    }
+
+    /// Whether a packet of `size` bytes in the clear would be taken now; to be asked before it is put together.
+    pub fn admits_plain(&mut self, now: Instant, flow: u32, size: usize) -> bool {
+        self.plain.admits(now, flow, size)
+    }
+
+    /// Queues a packet in the clear.
+    ///
+    /// # Errors
+    /// The packet, where its flow's queue is full.
+    pub fn send_plain(&mut self, now: Instant, flow: DatagramFlow, packet: T) -> Result<(), T> {
+        self.plain
+            .push(now, flow.id, flow.weight, flow.class, packet)?;
+        let turn = (PLAIN, SendKey::Datagram(flow.id));
+        self.scheduler.activate(flow.class, turn, flow.weight);
+        Ok(())
+    }
+
     pub fn capacity(&self) -> BitRate {
         self.capacity
     }
@@ -66,8 +131,8 @@ impl Line {
             self.limits.resize_with(ends.len(), || None);
         }
         for (i, end) in ends.iter_mut().enumerate() {
-            while let Some((key, weight)) = end.link_mut().poll_activated() {
-                self.scheduler.activate((i, key), weight);
+            while let Some((key, weight, class)) = end.link_mut().poll_activated() {
+                self.scheduler.activate(class, (i, key), weight);
             }
             let Some(limit) = self.limits.get_mut(i) else {
                 continue;
@@ -86,28 +151,28 @@ impl Line {
                     }
                 }
             } else if let Some(l) = limit.take() {
-                for (key, weight) in l.parked {
-                    self.scheduler.activate((i, key), weight);
+                for (class, key, weight) in l.parked {
+                    self.scheduler.activate(class, (i, key), weight);
                 }
             }
             if let Some(l) = limit {
                 if !l.parked.is_empty() && l.budget.next_at(now) <= now {
-                    for (key, weight) in l.parked.drain(..) {
-                        self.scheduler.activate((i, key), weight);
+                    for (class, key, weight) in l.parked.drain(..) {
+                        self.scheduler.activate(class, (i, key), weight);
                     }
                 }
             }
         }
     }
 
-    /// Packs the next packet that may leave now, appended to `out`, and says of which link it is.
+    /// What may leave now: a link's next packet, packed and appended to `out`, or one in the clear.
     pub fn poll<E: LinkEnd>(
         &mut self,
         now: Instant,
         ends: &mut [E],
         pool: &mut ChunkPool,
         out: &mut Vec<u8>,
-    ) -> Option<(usize, Packed)> {
+    ) -> Option<Departure<T>> {
         self.take_news(now, ends);
         if self.budget.next_at(now) > now {
             return None;
@@ -118,33 +183,80 @@ impl Line {
             };
             if let Some(packed) = end.link_mut().poll_control(now, number, out) {
                 self.pay(now, i, packed.line_bytes);
-                return Some((i, packed));
+                return Some(Departure::Link(i, packed));
             }
         }
-        while let Some((i, key)) = self.scheduler.pick() {
+        if let Some((class, (i, key))) = self.unfinished.take() {
+            if let Some(packed) = self.pack(now, class, i, key, ends, pool, out) {
+                return Some(Departure::Link(i, packed));
+            }
+        }
+        while let Some((class, (i, key))) = self.scheduler.pick(now) {
+            if i == PLAIN {
+                if let Some((packet, waited)) = self.take_plain(now, class, key) {
+                    return Some(Departure::Plain(packet, waited));
+                }
+                continue;
+            }
             if let Some(Some(limit)) = self.limits.get_mut(i) {
                 if limit.budget.next_at(now) > now {
-                    let weight = self.scheduler.weight((i, key)).unwrap_or(1000);
-                    self.scheduler.deactivate((i, key));
-                    limit.parked.push((key, weight));
+                    let weight = self.scheduler.weight(class, (i, key)).unwrap_or(1000);
+                    self.scheduler.deactivate(class, (i, key));
+                    limit.parked.push((class, key, weight));
                     continue;
                 }
             }
-            let packed = ends.get_mut(i).and_then(|end| {
-                let number = end.next_number()?;
-                end.link_mut().poll_flow(now, number, key, pool, out)
-            });
-            match packed {
-                Some(packed) => {
-                    self.scheduler.charge((i, key), Bytes(packed.line_bytes));
-                    self.pay(now, i, packed.line_bytes);
-                    return Some((i, packed));
-                }
-                None => self.scheduler.deactivate((i, key)),
+            if let Some(packed) = self.pack(now, class, i, key, ends, pool, out) {
+                return Some(Departure::Link(i, packed));
             }
         }
         self.budget.idle();
         None
+    }
+
+    /// The next packet of a link's flow, paid for; without one the flow has had its turn.
+    #[allow(clippy::too_many_arguments)]
+    fn pack<E: LinkEnd>(
+        &mut self,
+        now: Instant,
+        class: Class,
+        link: usize,
+        key: SendKey,
+        ends: &mut [E],
+        pool: &mut ChunkPool,
+        out: &mut Vec<u8>,
+    ) -> Option<Packed> {
+        let packed = ends.get_mut(link).and_then(|end| {
+            let number = end.next_number()?;
+            end.link_mut().poll_flow(now, number, key, pool, out)
+        });
+        let Some(packed) = packed else {
+            self.scheduler.deactivate(class, (link, key));
+            return None;
+        };
+        self.scheduler
+            .charge(class, (link, key), Bytes(packed.line_bytes));
+        self.pay(now, link, packed.line_bytes);
+        if packed.more {
+            self.unfinished = Some((class, (link, key)));
+        }
+        Some(packed)
+    }
+
+    fn take_plain(&mut self, now: Instant, class: Class, key: SendKey) -> Option<(T, Duration)> {
+        let turn = (PLAIN, key);
+        let popped = match key {
+            SendKey::Datagram(flow) => self.plain.pop(now, flow),
+            SendKey::Stream(_) => None,
+        };
+        let Some((packet, waited)) = popped else {
+            self.scheduler.deactivate(class, turn);
+            return None;
+        };
+        let bytes = Bytes(packet.size() as u64 + u64::from(self.frame_overhead));
+        self.scheduler.charge(class, turn, bytes);
+        self.budget.charge(now, bytes);
+        Some((packet, waited))
     }
 
     fn pay(&mut self, now: Instant, link: usize, bytes: u64) {

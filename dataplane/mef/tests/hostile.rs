@@ -34,6 +34,8 @@ fn setup() -> Setup {
         destination: "10.2.0.2:80".parse().unwrap(),
         weight: 1.0,
         early: false,
+        class: Default::default(),
+        dscp: 0,
         mss: 1460,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mef_packet::{BitRate, Instant};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::codec::Setup;
-use mef_protocol::line::{Line, LinkEnd};
+use mef_protocol::line::{Departure, Line, LinkEnd};
 use mef_protocol::link::{Event, Link, LinkConfig};
 
 struct End {
@@ -112,7 +112,8 @@ impl Wire {
             loop {
                 let mut out = Vec::new();
                 let mut refs = [Ref(&mut e.link, e.number)];
-                let Some((_, packed)) = e.line.poll(self.now, &mut refs, &mut e.pool, &mut out)
+                let Some(Departure::Link(_, packed)) =
+                    e.line.poll(self.now, &mut refs, &mut e.pool, &mut out)
                 else {
                     next = next.min(e.line.poll_timeout(self.now, &refs));
                     break;
@@ -177,6 +178,8 @@ fn setup() -> Setup {
         destination: "10.2.0.2:80".parse().unwrap(),
         weight: 1.0,
         early: true,
+        class: Default::default(),
+        dscp: 0,
         mss: 1460,
     }
 }

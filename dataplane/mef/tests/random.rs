@@ -9,7 +9,7 @@ use std::time::Duration;
 use mef_packet::{BitRate, Bytes, Instant};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::codec::Setup;
-use mef_protocol::line::{Line, LinkEnd};
+use mef_protocol::line::{Departure, Line, LinkEnd};
 use mef_protocol::link::{Event, Link, LinkConfig, Opening};
 use mef_protocol::send_stream::End as StreamEnd;
 
@@ -119,6 +119,8 @@ fn setup() -> Setup {
         destination: "10.2.0.2:80".parse().unwrap(),
         weight: 1.0,
         early: false,
+        class: Default::default(),
+        dscp: 0,
         mss: 1460,
     }
 }
@@ -350,7 +352,8 @@ impl World {
             loop {
                 let mut out = Vec::new();
                 let mut refs = [Ref(&mut e.link, e.number)];
-                let Some((_, packed)) = e.line.poll(self.now, &mut refs, &mut e.pool, &mut out)
+                let Some(Departure::Link(_, packed)) =
+                    e.line.poll(self.now, &mut refs, &mut e.pool, &mut out)
                 else {
                     next = next.min(e.line.poll_timeout(self.now, &refs));
                     break;

@@ -7,6 +7,7 @@
 //! ```
 
 mod error;
+mod policy;
 mod raw;
 mod units;
 mod validate;
@@ -19,6 +20,7 @@ use mef_crypto::{EngineKind, PrivateKey, PublicKey};
 use mef_packet::{BitRate, Bytes, PortId};
 
 pub use error::ConfigError;
+pub use policy::{Fallback, FlowTuple, Mode, Policy, Protocol, Treatment};
 pub use units::{format_bytes, format_rate, parse_bytes, parse_rate, UnitError};
 
 /// UDP port of links where the file names none.
@@ -103,6 +105,8 @@ pub struct Line {
     pub down: BitRate,
     /// Bytes that the line adds to (or takes from) each Ethernet frame without FCS.
     pub overhead: i16,
+    /// Link packets carry the DS field of what is in them.
+    pub copy_dscp: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -131,80 +135,6 @@ pub enum Via {
     Peer(PeerId),
 }
 
-/// How a flow is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Split,
-    Datagram,
-}
-
-/// IP protocols that a policy can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    Icmp,
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    /// The number in the IP header.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Icmp => 1,
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-}
-
-/// What the flows that match all given keys are given.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Policy {
-    pub source: Option<IpNet>,
-    pub destination: Option<IpNet>,
-    pub protocol: Option<Protocol>,
-    pub port: Option<u16>,
-    pub source_port: Option<u16>,
-    pub mode: Option<Mode>,
-    pub open: Option<OpenMode>,
-    pub weight: Option<f64>,
-}
-
-/// A flow as policies see it; ports are 0 where the protocol has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowTuple {
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    pub protocol: u8,
-    pub source_port: u16,
-    pub port: u16,
-}
-
-/// What policy decided for one flow.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Treatment {
-    pub mode: Mode,
-    pub open: OpenMode,
-    pub weight: f64,
-}
-
-impl Policy {
-    /// Whether all keys that the policy has match.
-    pub fn matches(&self, flow: &FlowTuple) -> bool {
-        let ported =
-            flow.protocol == Protocol::Tcp.number() || flow.protocol == Protocol::Udp.number();
-        self.source.is_none_or(|net| net.contains(&flow.source))
-            && self
-                .destination
-                .is_none_or(|net| net.contains(&flow.destination))
-            && self.protocol.is_none_or(|p| p.number() == flow.protocol)
-            && self.port.is_none_or(|p| ported && p == flow.port)
-            && self
-                .source_port
-                .is_none_or(|p| ported && p == flow.source_port)
-    }
-}
-
 impl Config {
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(usize::from(id.0))
@@ -212,28 +142,6 @@ impl Config {
 
     pub fn peer(&self, id: PeerId) -> Option<&Peer> {
         self.peers.get(usize::from(id.0))
-    }
-
-    /// The treatment of a flow: that of the first policy that matches, with
-    /// TCP split and everything else a datagram flow where it names no mode.
-    pub fn treatment(&self, flow: &FlowTuple) -> Treatment {
-        let policy = self.policies.iter().find(|p| p.matches(flow));
-        let tcp = flow.protocol == Protocol::Tcp.number();
-        let mode = match policy.and_then(|p| p.mode) {
-            Some(Mode::Datagram) => Mode::Datagram,
-            Some(Mode::Split) | None => {
-                if tcp {
-                    Mode::Split
-                } else {
-                    Mode::Datagram
-                }
-            }
-        };
-        Treatment {
-            mode,
-            open: policy.and_then(|p| p.open).unwrap_or(self.open),
-            weight: policy.and_then(|p| p.weight).unwrap_or(1.0),
-        }
     }
 }
 
@@ -333,6 +241,9 @@ fn summary(config: &Config) -> String {
         config.policies.len(),
         format_bytes(config.memory)
     );
+    for (i, policy) in config.policies.iter().enumerate() {
+        let _ = write!(s, "\n  policy {}: {policy}", i + 1);
+    }
     s
 }
 

@@ -57,6 +57,7 @@ pub(super) struct RawLine {
     pub up: Text,
     pub down: Text,
     pub overhead: Option<Int>,
+    pub dscp: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,6 +88,8 @@ pub(super) struct RawPolicy {
     pub mode: Option<Text>,
     pub open: Option<Text>,
     pub weight: Option<Spanned<f64>>,
+    pub class: Option<Text>,
+    pub fallback: Option<Text>,
 }
 
 pub(super) fn read(text: &str, file: &Path) -> Result<RawConfig, ConfigError> {

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use mef_protocol::classes::Class;
+
 use super::*;
 
 /// Has eth0 and eth1, and one private key.
@@ -84,6 +86,8 @@ protocol = "tcp"
 port = 22
 mode = "datagram"
 weight = 10
+class = "bulk"
+fallback = "plain"
 "#;
 
 fn keyed(text: &str) -> String {
@@ -143,7 +147,8 @@ fn every_key_has_its_meaning() {
         Some(Line {
             up: BitRate::from_mbit(100),
             down: BitRate::from_mbit(1500),
-            overhead: -4
+            overhead: -4,
+            copy_dscp: true
         })
     );
 
@@ -182,6 +187,8 @@ fn every_key_has_its_meaning() {
             mode: Some(Mode::Split),
             open: Some(OpenMode::Early),
             weight: Some(2.0),
+            class: None,
+            fallback: None,
         }
     );
 }
@@ -254,6 +261,40 @@ fn the_first_policy_that_matches_wins() {
         treated(FlowTuple { port: 22, ..flow }),
         (Mode::Datagram, OpenMode::Confirm, 10.0)
     );
+    let t = config.treatment(&FlowTuple { port: 22, ..flow });
+    assert_eq!((t.class, t.fallback), (Class::Bulk, Fallback::Plain));
+    let t = config.treatment(&flow);
+    assert_eq!((t.class, t.fallback), (Class::Balanced, Fallback::Refuse));
+    assert!(!t.allows_plain());
+}
+
+#[test]
+fn plain_mode_and_the_outer_ds_field_are_what_the_file_says() {
+    let text = VALID
+        .replace("overhead = -4", "dscp = \"zero\"")
+        .replace(
+            "mode = \"datagram\"",
+            "mode = \"plain\"\nclass = \"latency\"",
+        )
+        .replace("class = \"bulk\"\nfallback = \"plain\"\n", "");
+    let config = read(&text).unwrap();
+    assert!(!config.ports[1].line.unwrap().copy_dscp);
+    let t = config.treatment(&FlowTuple {
+        source: IpAddr::from([10, 1, 0, 2]),
+        destination: IpAddr::from([10, 2, 0, 2]),
+        protocol: 6,
+        source_port: 40001,
+        port: 22,
+    });
+    assert_eq!((t.mode, t.class), (Mode::Plain, Class::Latency));
+    assert!(t.allows_plain());
+    let shown = summary(&config);
+    for line in [
+        "policy 1: tcp from 10.1.0.0/24 from port 40001 to 10.2.0.0/24 to port 5201 -> split open early weight 2",
+        "policy 2: tcp to port 22 -> plain weight 10 class latency",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
 }
 
 #[test]
@@ -287,7 +328,7 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("realtime = false", "realtme = false", 8,
      "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `engine`, `open`, `control`, `realtime`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
-    ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `overhead`; correct its spelling or remove it"),
+    ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `overhead`, `dscp`; correct its spelling or remove it"),
     ("interface = \"eth0\"\n", "", 10, "port.interface: found nothing, expected this key, which has no default; add it"),
     ("mtu = 1500", "mtu = \"1500\"", 15, "port.mtu: found string \"1500\", expected a whole number; change its value"),
     ("realtime = false", "realtime = \"no\"", 8, "router.realtime: found string \"no\", expected a boolean; change its value"),
@@ -321,10 +362,15 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("\"aes-gcm\"", "\"AES\"", 5, "router.engine: found \"AES\", expected \"ring\" or \"aes-gcm\"; take one of these, in lower case"),
     ("open = \"confirm\"", "open = \"late\"", 6, "router.open: found \"late\", expected \"confirm\" or \"early\""),
     ("\"af_packet\"", "\"dpdk\"", 13, "port.driver: found \"dpdk\", expected \"af_packet\""),
-    ("mode = \"datagram\"", "mode = \"steer\"", 61, "policy.mode: found \"steer\", expected \"split\" or \"datagram\""),
+    ("mode = \"datagram\"", "mode = \"steer\"", 61, "policy.mode: found \"steer\", expected \"split\", \"datagram\" or \"plain\", as this version steers no flows; take \"datagram\" for TCP that must stay end to end"),
     ("protocol = \"tcp\"\nport = 22", "protocol = \"sctp\"\nport = 22", 59, "policy.protocol: found \"sctp\", expected \"tcp\" or \"udp\" or \"icmp\""),
-    ("protocol = \"tcp\"\nport = 5201", "protocol = \"udp\"\nport = 5201", 54, "policy.mode: found \"split\", expected \"datagram\", as only TCP can be split; change the mode, or match protocol = \"tcp\""),
+    ("protocol = \"tcp\"\nport = 5201", "protocol = \"udp\"\nport = 5201", 54, "policy.mode: found \"split\", expected \"datagram\" or \"plain\", as only TCP can be split; change the mode, or match protocol = \"tcp\""),
     ("protocol = \"tcp\"\nport = 22", "protocol = \"icmp\"\nport = 22", 60, "policy.port: found a port beside protocol = \"icmp\", expected no port, as ICMP has none"),
+    ("mode = \"datagram\"", "mode = \"whole\"", 61, "policy.mode: found \"whole\", expected \"split\" or \"datagram\" or \"plain\""),
+    ("class = \"bulk\"", "class = \"fast\"", 63, "policy.class: found \"fast\", expected \"latency\" or \"balanced\" or \"bulk\""),
+    ("fallback = \"plain\"", "fallback = \"open\"", 64, "policy.fallback: found \"open\", expected \"refuse\" or \"plain\""),
+    ("mode = \"datagram\"", "mode = \"plain\"", 64, "policy.fallback: found \"plain\", expected no fallback beside mode = \"plain\", which needs no peer; remove one of the two"),
+    ("overhead = -4", "dscp = \"none\"", 25, "port.line.dscp: found \"none\", expected \"copy\" or \"zero\""),
     // Addresses.
     ("\"192.0.2.1/30\"", "\"192.0.2.1\"", 20, "port.addresses: found \"192.0.2.1\", expected an IPv4 address with its network's length, such as \"10.1.0.1/24\"; write address/length"),
     ("\"192.0.2.1/30\"", "\"192.0.2.3/30\"", 20, "port.addresses: found \"192.0.2.3/30\", expected an address that a host can have"),

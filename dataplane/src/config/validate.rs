@@ -4,6 +4,7 @@
 
 mod fields;
 mod links;
+mod policy;
 
 use core::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -14,12 +15,9 @@ use mef_packet::{BitRate, Bytes};
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
-use super::raw::{RawConfig, RawLine, RawPolicy, RawPort, RawRouter};
+use super::raw::{RawConfig, RawLine, RawPort, RawRouter};
 use super::units::{format_bytes, format_rate, parse_bytes, parse_rate};
-use super::{
-    Config, Driver, Host, Line, Mode, OpenMode, Peer, PeerId, Policy, Port, Protocol,
-    DEFAULT_LISTEN,
-};
+use super::{Config, Driver, Host, Line, OpenMode, Peer, PeerId, Port, DEFAULT_LISTEN};
 
 const MAX_PORTS: usize = 64;
 const MAX_PEERS: usize = 1024;
@@ -291,71 +289,12 @@ impl Validator<'_> {
             overhead: self
                 .number(raw.overhead.as_ref(), "port.line.overhead", -128..=256)?
                 .unwrap_or(0) as i16,
-        })
-    }
-
-    fn policy(&self, raw: &RawPolicy) -> Checked<Policy> {
-        let net =
-            |text: &Option<Text>, key: &str| text.as_ref().map(|t| self.prefix(t, key)).transpose();
-        let protocols = [
-            ("tcp", Protocol::Tcp),
-            ("udp", Protocol::Udp),
-            ("icmp", Protocol::Icmp),
-        ];
-        let protocol = raw
-            .protocol
-            .as_ref()
-            .map(|t| self.choice(t, "policy.protocol", &protocols))
-            .transpose()?;
-        let port = |n: &Option<Spanned<i64>>, key: &str| {
-            if let Some(n) = n.as_ref().filter(|_| protocol == Some(Protocol::Icmp)) {
-                let advice = "remove the port, or match tcp or udp";
-                return Err(self.source.error(
-                    &n.span(),
-                    key,
-                    "a port beside protocol = \"icmp\"",
-                    "no port, as ICMP has none",
-                    advice,
-                ));
-            }
-            Ok(self.number(n.as_ref(), key, 1..=65535)?.map(|n| n as u16))
-        };
-        let modes = [("split", Mode::Split), ("datagram", Mode::Datagram)];
-        let mode = raw
-            .mode
-            .as_ref()
-            .map(|t| self.choice(t, "policy.mode", &modes))
-            .transpose()?;
-        if let (Some(text), Some(Mode::Split), Some(Protocol::Udp | Protocol::Icmp)) =
-            (&raw.mode, mode, protocol)
-        {
-            return Err(self.wrong(
-                text,
-                "policy.mode",
-                "\"datagram\", as only TCP can be split",
-                "change the mode, or match protocol = \"tcp\"",
-            ));
-        }
-        let weight = raw.weight.as_ref();
-        if let Some(w) = weight.filter(|w| !(0.01..=1000.0).contains(w.get_ref())) {
-            let found = w.get_ref().to_string();
-            return Err(self.source.error(
-                &w.span(),
-                "policy.weight",
-                found,
-                "a weight from 0.01 to 1000",
-                "weights are relative to the default of 1",
-            ));
-        }
-        Ok(Policy {
-            source: net(&raw.source, "policy.source")?,
-            destination: net(&raw.destination, "policy.destination")?,
-            protocol,
-            port: port(&raw.port, "policy.port")?,
-            source_port: port(&raw.source_port, "policy.source_port")?,
-            mode,
-            open: self.open(raw.open.as_ref(), "policy.open")?,
-            weight: weight.map(|w| *w.get_ref()),
+            copy_dscp: match &raw.dscp {
+                Some(text) => {
+                    self.choice(text, "port.line.dscp", &[("copy", true), ("zero", false)])?
+                }
+                None => true,
+            },
         })
     }
 

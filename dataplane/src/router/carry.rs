@@ -1,17 +1,17 @@
-//! Carry: into a split flow, as a datagram over a link, or plainly to another port.
+//! Carry: into a split flow, as a datagram over a link, or plainly to another port;
+//! and what came over a link as a datagram, on to its host.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use mef_io::Port;
 use mef_packet::wire::{ipv4, tcp};
-use mef_packet::{Buffer, Gso, Instant, Packet, PortId};
-use mef_protocol::link::DatagramError;
+use mef_packet::{Buffer, Instant, Packet, PortId};
 
-use super::pipeline::{dropped, Step, Stop};
+use super::manner::Manner;
+use super::pipeline::{dropped, Step};
 use super::route::{tuple_of, Classified, Routed};
 use super::Router;
-use crate::config::{FlowTuple, Mode, PeerId};
+use crate::config::{PeerId, Treatment};
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
 use crate::icmp::IcmpError;
@@ -21,18 +21,23 @@ impl<P: Port> Router<P> {
         let Routed { from, route } = routed;
         match route {
             Route::Peer(peer) => {
-                let tcp = from.tuple.protocol == ipv4::PROTOCOL_TCP;
-                if tcp && from.treatment.mode == Mode::Split && !self.must_stay_whole(&from.packet)
-                {
-                    self.carry_split(now, peer, from)
-                } else if self.icmp_for_flow(now, &from) {
-                    Err(Stop::Done)
-                } else {
-                    self.carry_datagram(now, peer, from)
+                self.icmp_for_flow(now, &from)?;
+                match self.manner(now, peer, &from) {
+                    Manner::Split => self.carry_split(now, peer, from),
+                    Manner::Datagram => self.carry_datagram(now, peer, from),
+                    past @ (Manner::Plain | Manner::Fallback) => {
+                        self.carry_plain(now, peer, past, from)
+                    }
                 }
             }
-            Route::Connected { port } => self.forward(now, port, from.tuple.destination, from),
-            Route::Via { port, next_hop } => self.forward(now, port, next_hop, from),
+            Route::Connected { port } => {
+                self.admit_plain(now, &from)?;
+                self.forward(now, port, from.tuple.destination, from)
+            }
+            Route::Via { port, next_hop } => {
+                self.admit_plain(now, &from)?;
+                self.forward(now, port, next_hop, from)
+            }
             Route::Local(_) | Route::Broadcast(_) => {
                 dropped(Stage::Carry, DropReason::MartianDestination)
             }
@@ -40,7 +45,7 @@ impl<P: Port> Router<P> {
     }
 
     /// TCP whose meaning is end to end: authenticated segments (RFC 2385, RFC 5925).
-    fn must_stay_whole(&self, packet: &Packet<P::Buf>) -> bool {
+    pub(super) fn must_stay_whole(&self, packet: &Packet<P::Buf>) -> bool {
         use mef_packet::wire::tcp_options::{KIND_AO, KIND_MD5};
         let Ok(v) = ipv4::View::parse_unverified(packet.buf.bytes()) else {
             return false;
@@ -52,80 +57,6 @@ impl<P: Port> Router<P> {
             t.options()
                 .any(|o| o.is_ok_and(|o| matches!(o.kind(), KIND_MD5 | KIND_AO)))
         })
-    }
-
-    /// An ICMP error of a host about a segment that we sent in another's name.
-    fn icmp_for_flow(&mut self, now: Instant, from: &Classified<P::Buf>) -> bool {
-        if from.tuple.protocol != ipv4::PROTOCOL_ICMP {
-            return false;
-        }
-        self.icmp_into_flow(now, from.packet.buf.bytes())
-    }
-
-    fn carry_datagram(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        mut from: Classified<P::Buf>,
-    ) -> Step<()> {
-        Self::complete_checksum(&mut from.packet)?;
-        if from.packet.meta.gso != Gso::None {
-            // Super-segments of flows that are not split would have to be cut first.
-            return dropped(Stage::Carry, DropReason::TooBig);
-        }
-        let bytes = from.packet.buf.bytes().to_vec();
-        let flow = hash_of(&from.tuple);
-        let Some(p) = self.peer_mut(peer) else {
-            return dropped(Stage::Carry, DropReason::NoRoute);
-        };
-        if !p.link.is_up() {
-            self.complain(now, from.port, &bytes, IcmpError::HostUnreachable);
-            return dropped(Stage::Carry, DropReason::NoSession);
-        }
-        match p.link.send_datagram(now, flow, bytes) {
-            Ok(()) => {
-                self.stats.datagrams_sent += 1;
-                Ok(())
-            }
-            Err(DatagramError::QueueFull) => dropped(Stage::Carry, DropReason::QueueFull),
-            Err(DatagramError::TooBig) => {
-                let mtu = p.link.path_mtu().saturating_sub(100) * 2;
-                self.complain(
-                    now,
-                    from.port,
-                    from.packet.buf.bytes(),
-                    IcmpError::FragmentationNeeded { mtu },
-                );
-                dropped(Stage::Carry, DropReason::TooBig)
-            }
-        }
-    }
-
-    /// Plain forwarding to another port.
-    fn forward(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        next_hop: IpAddr,
-        from: Classified<P::Buf>,
-    ) -> Step<()> {
-        let mtu = self.ports.get(usize::from(port.0)).map_or(0, |p| p.mtu);
-        let Classified {
-            packet,
-            port: came_by,
-            ..
-        } = from;
-        if packet.meta.gso == Gso::None && packet.buf.len() > usize::from(mtu) {
-            self.complain(
-                now,
-                came_by,
-                packet.buf.bytes(),
-                IcmpError::FragmentationNeeded { mtu },
-            );
-            return dropped(Stage::Carry, DropReason::TooBig);
-        }
-        self.send_ip(now, port, next_hop, packet);
-        Ok(())
     }
 
     /// A datagram came over the link from `peer`.
@@ -171,8 +102,28 @@ impl<P: Port> Router<P> {
                 if ipv4::decrement_ttl(&mut bytes).is_err() {
                     return dropped(Stage::Route, DropReason::TtlExpired);
                 }
-                self.send_own(now, &bytes);
-                Ok(())
+                let Some(tuple) = tuple_of(&bytes) else {
+                    return dropped(Stage::Open, DropReason::Truncated);
+                };
+                self.arrived_whole(now, &tuple);
+                let Some((port, next_hop)) = self.next_hop(dst) else {
+                    return Ok(());
+                };
+                let Some(buf) = self.buffer_of(port, &bytes) else {
+                    return Ok(());
+                };
+                let treatment = self.config.treatment(&tuple);
+                // An error about it goes back the way it came, from the address on its destination's side.
+                let from = Classified {
+                    packet: Packet {
+                        buf,
+                        meta: Default::default(),
+                    },
+                    port,
+                    tuple,
+                    treatment,
+                };
+                self.forward(now, port, next_hop, from)
             }
             Some(Route::Peer(_) | Route::Broadcast(_)) => {
                 dropped(Stage::Route, DropReason::DestinationNotAllowed)
@@ -201,10 +152,11 @@ impl<P: Port> Router<P> {
     /// Sends a whole IPv4 packet that the router made or unpacked, wherever the forwarding table says.
     pub(super) fn send_own(&mut self, now: Instant, bytes: &[u8]) {
         let Some(tuple) = tuple_of(bytes) else { return };
+        let flow = self.flow_of(&tuple, &Treatment::default());
         if let Some(Route::Peer(peer)) = self.fib.lookup(tuple.destination) {
             let queued = self
                 .peer_mut(peer)
-                .map(|p| p.link.send_datagram(now, hash_of(&tuple), bytes.to_vec()));
+                .map(|p| p.link.send_datagram(now, flow, bytes.to_vec()));
             if let Some(Err(_)) = queued {
                 self.counters.count(Stage::Carry, DropReason::QueueFull);
             }
@@ -213,31 +165,6 @@ impl<P: Port> Router<P> {
         let Some((port, next_hop)) = self.next_hop(tuple.destination) else {
             return;
         };
-        let Some(buf) = self.buffer_of(port, bytes) else {
-            return;
-        };
-        self.send_ip(
-            now,
-            port,
-            next_hop,
-            Packet {
-                buf,
-                meta: Default::default(),
-            },
-        );
+        self.forward_made(now, port, next_hop, flow, bytes);
     }
-}
-
-/// Queue of a datagram flow; 24 bits keep the number of queues of a flood bounded.
-fn hash_of(tuple: &FlowTuple) -> u32 {
-    let mut h = DefaultHasher::new();
-    (
-        tuple.source,
-        tuple.destination,
-        tuple.protocol,
-        tuple.source_port,
-        tuple.port,
-    )
-        .hash(&mut h);
-    (h.finish() & 0xff_ffff) as u32
 }

@@ -7,10 +7,13 @@
 //! The journey of a packet is in `pipeline.rs`; each stage has a file.
 
 mod carry;
+mod datagram;
 mod ingress;
+mod manner;
 mod open;
 mod output;
 mod pipeline;
+mod plain;
 mod route;
 mod split;
 mod status;
@@ -20,12 +23,13 @@ use std::time::Duration;
 
 use mef_crypto::{Responder, SessionConfig};
 use mef_io::Port;
+use mef_packet::wire::ecn::Ecn;
 use mef_packet::{Bytes, Instant, Packet, PortId};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::line::Line;
-use mef_protocol::link::LinkConfig;
+use mef_protocol::link::{DatagramStats, LinkConfig};
 
-use crate::config::{Config, PeerId};
+use crate::config::{self, Config, PeerId, StaticRoute, Via};
 use crate::drops::Counters;
 use crate::fib::Fib;
 use crate::flow_table::FlowTable;
@@ -51,12 +55,22 @@ struct PortState<P: Port> {
     line: Option<usize>,
 }
 
-struct LineState {
+struct LineState<P: Port> {
     port: PortId,
     listen: u16,
-    line: Line,
+    line: Line<plain::PlainPacket<P::Buf>>,
+    /// Link packets carry the DS field of what is in them.
+    copy_dscp: bool,
+    /// What of its queues is already among the router's counters.
+    counted: DatagramStats,
     peers: Vec<Peer>,
     last_sent: Instant,
+}
+
+/// Bytes that a line carries beside an IP packet.
+fn frame_overhead(line: &config::Line) -> u16 {
+    let bytes = i32::from(ETHERNET) + i32::from(line.overhead);
+    u16::try_from(bytes.max(0)).unwrap_or(ETHERNET)
 }
 
 /// What a router needs from outside beside its configuration.
@@ -82,10 +96,17 @@ pub struct Router<P: Port> {
     seed: Seed,
     started: Instant,
     ports: Vec<PortState<P>>,
-    lines: Vec<LineState>,
+    lines: Vec<LineState<P>>,
     /// Line and place in it, by peer.
     places: Vec<(usize, usize)>,
     fib: Fib,
+    /// Where packets go that leave in the clear: as if there were no peers.
+    plain_fib: Fib,
+    manners: manner::Manners,
+    /// Keys the numbers of datagram flows.
+    flow_secret: [u8; 32],
+    /// ECN bits of the link packet, or super-frame of them, that is being opened.
+    outer: Ecn,
     neighbours: Neighbours<Packet<P::Buf>>,
     icmp: Icmp,
     responder: Responder,
@@ -126,19 +147,24 @@ impl<P: Port> Router<P> {
         now: Instant,
         config: Config,
         ports: Vec<P>,
-        seed: Seed,
+        mut seed: Seed,
     ) -> Result<Self, RouterError> {
+        let flow_secret = (seed.entropy)();
         let mut states = Vec::new();
-        let mut lines: Vec<LineState> = Vec::new();
+        let mut lines: Vec<LineState<P>> = Vec::new();
         for (i, (port, c)) in ports.into_iter().zip(&config.ports).enumerate() {
             let caps = port.caps();
             let mtu = c.mtu.unwrap_or(caps.mtu).min(caps.mtu);
             let id = PortId(u16::try_from(i).unwrap_or(u16::MAX));
             let line = c.line.map(|l| {
+                let mut line = Line::new(now, l.up);
+                line.set_frame_overhead(frame_overhead(&l));
                 lines.push(LineState {
                     port: id,
                     listen: c.listen,
-                    line: Line::new(now, l.up),
+                    line,
+                    copy_dscp: l.copy_dscp,
+                    counted: DatagramStats::default(),
                     peers: Vec::new(),
                     last_sent: Instant::ZERO,
                 });
@@ -173,7 +199,6 @@ impl<P: Port> Router<P> {
                 places.push((usize::MAX, 0));
                 continue;
             };
-            let overhead = i32::from(ETHERNET) + i32::from(line.overhead);
             let link = LinkConfig {
                 even_flows: own < p.public_key,
                 boot_id: seed.boot_id,
@@ -183,7 +208,7 @@ impl<P: Port> Router<P> {
                 // Half of the memory is for what arrives, shared by the links; the rest for what is to be sent.
                 link_credit: config.memory.0 / 2 / links,
                 packet_overhead: PACKET_OVERHEAD,
-                frame_overhead: u16::try_from(overhead.max(0)).unwrap_or(ETHERNET),
+                frame_overhead: frame_overhead(&line),
             };
             place
                 .peers
@@ -199,6 +224,13 @@ impl<P: Port> Router<P> {
             })
             .collect();
         let fib = Fib::new(&config.ports, &config.peers, &config.routes);
+        let in_the_clear: Vec<StaticRoute> = config
+            .routes
+            .iter()
+            .filter(|r| matches!(r.via, Via::Gateway { .. }))
+            .copied()
+            .collect();
+        let plain_fib = Fib::new(&config.ports, &[], &in_the_clear);
         let mut router = Self {
             pool: ChunkPool::new(config.memory.0),
             config,
@@ -208,6 +240,10 @@ impl<P: Port> Router<P> {
             lines,
             places,
             fib,
+            plain_fib,
+            manners: manner::Manners::default(),
+            flow_secret,
+            outer: Ecn::NotEct,
             neighbours: Neighbours::new(interfaces),
             icmp: Icmp::default(),
             responder,
@@ -247,6 +283,7 @@ impl<P: Port> Router<P> {
             self.inbox = inbox;
         }
         self.timers(now);
+        self.count_queue_drops();
         self.take_link_events(now);
         self.pump_dirty(now);
         let mut late = false;
@@ -312,6 +349,11 @@ impl<P: Port> Router<P> {
             at = at.min(self.retry_blocked);
         }
         at
+    }
+
+    fn peer(&self, id: PeerId) -> Option<&Peer> {
+        let &(line, place) = self.places.get(usize::from(id.0))?;
+        self.lines.get(line)?.peers.get(place)
     }
 
     fn peer_mut(&mut self, id: PeerId) -> Option<&mut Peer> {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use mef_crypto::{Header, PacketType};
 use mef_io::Port;
+use mef_packet::wire::ecn::Ecn;
 use mef_packet::{Buffer, Gso, Instant, Packet};
 use mef_protocol::link::PacketError;
 use mef_protocol::recv_stream::StreamError;
@@ -23,6 +24,7 @@ impl<P: Port> Router<P> {
         packet: &mut Packet<P::Buf>,
         at: usize,
     ) -> Step<Transit<P::Buf>> {
+        self.outer = Ecn::of(packet.buf.bytes());
         let gso = packet.meta.gso == Gso::Udp && packet.meta.gso_size > 0;
         let Some(payload) = packet.buf.bytes_mut().get_mut(at..) else {
             return dropped(Stage::Open, DropReason::Truncated);
@@ -138,10 +140,14 @@ impl<P: Port> Router<P> {
             return Ok(());
         };
         let inner = datagram.get(range).unwrap_or(&[]);
-        match peer
-            .link
-            .handle_packet(now, &mut self.pool, number, line_bytes, inner)
-        {
+        match peer.link.handle_marked_packet(
+            now,
+            &mut self.pool,
+            number,
+            line_bytes,
+            self.outer,
+            inner,
+        ) {
             Ok(()) => Ok(()),
             Err(e) => dropped(Stage::Open, reason(e)),
         }

@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use mef_crypto::HEADER_LEN as LINK_HEADER;
 use mef_io::Port;
-use mef_packet::wire::{ethernet, ipv4, udp};
+use mef_packet::wire::{ecn, ethernet, ipv4, udp};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
+use mef_protocol::line::Departure;
 use mef_protocol::link::Packed;
 
 use super::pipeline::{dropped, Step};
+use super::plain::PlainPacket;
 use super::Router;
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
@@ -20,14 +22,22 @@ const TAG: usize = mef_crypto::OVERHEAD - LINK_HEADER;
 
 impl<P: Port> Router<P> {
     /// The next packet that the line may send now, left in `self.inner`; of which of its peers it is.
-    pub(super) fn pack(&mut self, now: Instant, line: usize) -> Option<(usize, Packed)> {
+    pub(super) fn pack(
+        &mut self,
+        now: Instant,
+        line: usize,
+    ) -> Option<Departure<PlainPacket<P::Buf>>> {
         let l = self.lines.get_mut(line)?;
         self.inner.clear();
         let found = l
             .line
             .poll(now, &mut l.peers, &mut self.pool, &mut self.inner)?;
         l.last_sent = now;
-        if let Some(waited) = found.1.waited {
+        let waited = match &found {
+            Departure::Link(_, packed) => packed.waited,
+            Departure::Plain(_, waited) => Some(*waited),
+        };
+        if let Some(waited) = waited {
             self.waited.record(waited);
         }
         Some(found)
@@ -44,6 +54,7 @@ impl<P: Port> Router<P> {
             return Ok(());
         };
         let (port, listen) = (l.port, l.listen);
+        let class = packed.traffic_class & if l.copy_dscp { 0xff } else { 3 };
         let Some(peer) = l.peers.get_mut(place) else {
             return Ok(());
         };
@@ -62,7 +73,20 @@ impl<P: Port> Router<P> {
         let (Ok(_), Some(to)) = (sealed, peer.remote) else {
             return dropped(Stage::Seal, DropReason::NoSession);
         };
-        self.send_outer(now, port, listen, to, buf);
+        self.send_outer_as(now, port, listen, to, class, buf);
+        Ok(())
+    }
+
+    /// A packet in the clear whose turn on the line it is.
+    pub(super) fn send_plain(
+        &mut self,
+        now: Instant,
+        line: usize,
+        plain: PlainPacket<P::Buf>,
+    ) -> Step<()> {
+        if let Some(port) = self.lines.get(line).map(|l| l.port) {
+            self.send_ip(now, port, plain.next_hop, plain.packet);
+        }
         Ok(())
     }
 
@@ -93,6 +117,19 @@ impl<P: Port> Router<P> {
         port: PortId,
         source_port: u16,
         to: SocketAddr,
+        buf: P::Buf,
+    ) {
+        self.send_outer_as(now, port, source_port, to, 0, buf);
+    }
+
+    /// The same, with a traffic class (DS field and ECN bits) for the packet around.
+    pub(super) fn send_outer_as(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        source_port: u16,
+        to: SocketAddr,
+        class: u8,
         mut buf: P::Buf,
     ) {
         let Some((out_port, next_hop)) = self.next_hop(to.ip()) else {
@@ -123,7 +160,8 @@ impl<P: Port> Router<P> {
                     .emit(u, payload)
                     .is_ok()
             });
-        if !emitted {
+        let classed = class == 0 || ecn::set_traffic_class(buf.bytes_mut(), class).is_ok();
+        if !emitted || !classed {
             self.counters.count(Stage::Seal, DropReason::NoRoom);
             return;
         }

@@ -9,6 +9,7 @@
 
 use mef_io::Port;
 use mef_packet::{Instant, Packet};
+use mef_protocol::line::Departure;
 
 use super::Router;
 use crate::drops::{DropReason, Stage};
@@ -44,8 +45,12 @@ impl<P: Port> Router<P> {
     /// Sends what the lines may send now.
     pub(super) fn pull(&mut self, now: Instant) {
         for line in 0..self.lines.len() {
-            while let Some((place, packed)) = self.pack(now, line) {
-                if let Err(Stop::Drop(stage, reason)) = self.seal(now, line, place, packed) {
+            while let Some(departure) = self.pack(now, line) {
+                let done = match departure {
+                    Departure::Link(place, packed) => self.seal(now, line, place, packed),
+                    Departure::Plain(plain, _) => self.send_plain(now, line, plain),
+                };
+                if let Err(Stop::Drop(stage, reason)) = done {
                     self.counters.count(stage, reason);
                 }
             }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_io::Port;
-use mef_packet::wire::{ipv4, tcp};
+use mef_packet::wire::{ecn, ipv4, tcp};
 use mef_packet::{Buffer, Instant, PortId};
 use mef_protocol::codec::Setup;
 use mef_protocol::link::{Event, Opening};
@@ -101,7 +101,7 @@ impl<P: Port> Router<P> {
                 }
                 // A host that gives up while its SYN is held back.
                 None if flags.contains(tcp::Flags::RST) => self.close(now, index, true),
-                None => {}
+                None => return self.syn_again(now, index, from),
             }
             return Ok(());
         }
@@ -125,12 +125,15 @@ impl<P: Port> Router<P> {
             return dropped(Stage::Carry, DropReason::UnknownFlow);
         }
         let early = from.treatment.open == OpenMode::Early;
+        let dscp = ecn::traffic_class(bytes).unwrap_or(0) >> 2;
         let setup = Setup {
             source: key.host,
             destination: key.far,
             weight: from.treatment.weight as f32,
             early,
             mss,
+            class: from.treatment.class,
+            dscp,
         };
         let Some(number) = self.peer_mut(peer).and_then(|p| p.link.open(now, setup)) else {
             self.complain(now, from.port, bytes, IcmpError::HostUnreachable);
@@ -144,6 +147,8 @@ impl<P: Port> Router<P> {
             port: from.port,
             host: None,
             syn: Some(bytes.to_vec()),
+            syns: 1,
+            dscp,
             accepted: true,
             host_closed: false,
             link_closed: false,
@@ -280,6 +285,8 @@ impl<P: Port> Router<P> {
                     port,
                     host: Some(host),
                     syn: None,
+                    syns: 0,
+                    dscp: setup.dscp,
                     accepted: false,
                     host_closed: false,
                     link_closed: false,
@@ -481,12 +488,17 @@ impl<P: Port> Router<P> {
     /// Sends everything that the flow's host endpoint has for the host.
     fn drain_host(&mut self, now: Instant, index: usize) {
         let mut out = core::mem::take(&mut self.scratch);
+        let dscp = self.flows.get(index).map_or(0, |f| f.dscp);
         while let Some(meta) = self
             .flows
             .get_mut(index)
             .and_then(|f| f.host.as_mut())
             .and_then(|h| h.poll_transmit(now, &mut out))
         {
+            if dscp > 0 {
+                // Every IP header has room for it.
+                let _ = ecn::set_traffic_class(&mut out, dscp << 2);
+            }
             self.send_segment(now, &out, meta.gso_size);
         }
         self.scratch = out;
@@ -537,7 +549,7 @@ impl<P: Port> Router<P> {
     }
 
     /// Ends a flow that has no host endpoint.
-    fn close(&mut self, now: Instant, index: usize, tell_link: bool) {
+    pub(super) fn close(&mut self, now: Instant, index: usize, tell_link: bool) {
         if let Some(f) = self.flows.remove(now, index, None) {
             if tell_link {
                 self.with_link(f.peer, |link, pool| {

@@ -49,6 +49,8 @@ impl<P: Port> Router<P> {
                     link.silent_for(now).as_secs_f64()
                 ));
             }
+            let d = link.datagram_stats();
+            add("datagrams_marked", d.queues.marked);
             let s = link.stats();
             add("link_packets_sent", s.packets_sent);
             add("link_packets_received", s.packets_received);
@@ -60,6 +62,13 @@ impl<P: Port> Router<P> {
         }
         for l in &self.lines {
             add("line_credit_lost_bytes", l.line.lost_credit().0);
+            add("datagrams_marked", l.line.plain().stats().marked);
+        }
+        for peer in self.manners.in_fallback(now) {
+            alarms.push(format!(
+                "link to {}: fallback in use, packets leave in the clear",
+                self.peer_name(peer)
+            ));
         }
         let t = self.stats;
         add("flows", self.flows.len() as u64);
@@ -70,6 +79,9 @@ impl<P: Port> Router<P> {
         add("datagrams_sent", t.datagrams_sent);
         add("datagrams_received", t.datagrams_received);
         add("address_conflicts", t.address_conflicts);
+        add("flows_asymmetric", self.manners.flows_asymmetric);
+        add("plain_packets", self.manners.plain_packets);
+        add("fallback_packets", self.manners.fallback_packets());
         add("memory_used_bytes", self.memory().0);
         for (p, c) in self.ports.iter().zip(&self.config.ports) {
             let s = p.port.stats();

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use mef_packet::BitRate;
 
+use crate::classes::Class;
+
 use super::{kind, Ack, Frame, FrameError, Hello, Inner, Received, Setup, SpanId};
 
 struct Reader<'a>(&'a [u8]);
@@ -154,10 +156,15 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
         kind::SETUP => {
             let flow = r.u32()?;
             let weight = r.f32()?;
-            let early = r.u8()? & 1 != 0;
+            let (flags, dscp) = (r.u8()?, r.u8()?);
+            let class = match flags >> 1 & 3 {
+                1 => Class::Latency,
+                2 => Class::Bulk,
+                _ => Class::Balanced,
+            };
             let mss = r.u16()?;
             let family = r.u8()?;
-            if weight == 0.0 {
+            if weight == 0.0 || dscp > 63 {
                 return Err(FrameError::BadValue);
             }
             Frame::Setup {
@@ -166,7 +173,9 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
                     source: r.address(family)?,
                     destination: r.address(family)?,
                     weight,
-                    early,
+                    early: flags & 1 != 0,
+                    class,
+                    dscp,
                     mss,
                 },
             }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::classes::Class;
+
 use super::{kind, Frame, Received, BASE_MASK, DATA_OVERHEAD, FRAME_HEADER, INNER_HEADER};
 
 /// Builds the inner part of one packet in a caller's buffer.
@@ -111,6 +113,16 @@ fn encode_address(a: &SocketAddr, family: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&a.port().to_be_bytes());
 }
 
+/// Bit 0: opened early; bits 1 and 2: class.
+fn setup_flags(early: bool, class: Class) -> u8 {
+    let class = match class {
+        Class::Balanced => 0,
+        Class::Latency => 1,
+        Class::Bulk => 2,
+    };
+    u8::from(early) | class << 1
+}
+
 fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
     macro_rules! put {
         ($($v:expr),*) => { $(out.extend_from_slice(&$v.to_be_bytes());)* };
@@ -158,7 +170,14 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             // One family for both: a connection has no ends of two.
             let v4 = setup.source.is_ipv4() && setup.destination.is_ipv4();
             let family = if v4 { 4 } else { 6u8 };
-            put!(flow, setup.weight, u8::from(setup.early), setup.mss, family);
+            put!(
+                flow,
+                setup.weight,
+                setup_flags(setup.early, setup.class),
+                setup.dscp,
+                setup.mss,
+                family
+            );
             encode_address(&setup.source, family, out);
             encode_address(&setup.destination, family, out);
             kind::SETUP

@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 
 use mef_packet::BitRate;
 
+use crate::classes::Class;
+
 pub use decode::{parse, take_varint, Frames};
 pub use encode::{put_varint, Builder};
 
@@ -97,6 +99,9 @@ pub struct Setup {
     pub weight: f32,
     /// The opener has already answered its host (`open = "early"`).
     pub early: bool,
+    pub class: Class,
+    /// DS field (RFC 2474) of the opening host's packets, 0 to 63.
+    pub dscp: u8,
     /// Maximum segment size that the opener's host announced.
     pub mss: u16,
 }

@@ -25,6 +25,8 @@ fn every_frame_survives_the_wire() {
         destination: b,
         weight: 2.5,
         early: true,
+        class: Class::Latency,
+        dscp: 46,
         mss: 1460,
     };
     let v6 = |text: &str| SocketAddr::new(text.parse().unwrap(), 443);

@@ -1,99 +1,215 @@
-//! Whole IP packets over the link: a bounded queue per flow, and two fragments for what
-//! exceeds one packet.
+//! Whole IP packets over the link: a queue per flow, kept short by CoDel, and two
+//! fragments for what exceeds one packet. ECN crosses as RFC 6040 says: the packet
+//! around a datagram has its traffic class, and what happened to it outside is
+//! combined into what the datagram had.
+//!
+//! ```text
+//!   send_datagram -> queue of the flow -> its turn on the line -> DGRAM, or FRAG 0 and at once FRAG 1
+//!   DGRAM, or both FRAGs within 100 ms + RTT/2 -> outer ECN into inner -> Event::Datagram
+//! ```
 
 use core::time::Duration;
 
+use mef_packet::wire::ecn::{self, Ecn};
 use mef_packet::Instant;
 
-use super::{DatagramError, Event, Link, QueuedDatagram, Reassembly, SendKey};
-use crate::codec::INNER_HEADER;
+use super::{DatagramError, Event, Link, SendKey};
+use crate::aqm::{Limits, QueueStats};
+use crate::classes::Class;
+use crate::codec::{DATAGRAM_OVERHEAD, FRAGMENT_OVERHEAD, INNER_HEADER};
 
-/// Largest IP packet.
-const MAX_PACKET: usize = 65_535;
+/// Largest datagram that a link takes, bytes: hosts keep the path of an Ethernet whatever the link's is.
+pub const MAX_DATAGRAM: usize = 1500;
 /// Most datagrams whose other half is awaited.
 const MAX_REASSEMBLY: usize = 256;
+/// What hosts add to the round trip of the link: their own networks, delayed acknowledgements.
+const HOSTS_RTT: Duration = Duration::from_millis(50);
+
+/// Which flow a datagram is of, and what that flow is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramFlow {
+    /// Equal for packets that must keep their order, and for as few others as can be.
+    pub id: u32,
+    /// Share of the line in thousandths of an ordinary flow's.
+    pub weight: u32,
+    pub class: Class,
+}
+
+/// Counters of datagrams since the link was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatagramStats {
+    pub queues: QueueStats,
+    /// Datagrams whose other half did not come in time, or was one too many to await.
+    pub halves_expired: u64,
+    /// Datagrams that were marked on the way though their transport would not see it (RFC 6040).
+    pub mark_unseen: u64,
+}
+
+/// What one packet carries of a datagram.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Whole(Vec<u8>),
+    Half { id: u32, index: u8, bytes: Vec<u8> },
+}
+
+/// A piece on its way out, with what the packet around it needs.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub flow: u32,
+    pub piece: Piece,
+    /// Of the datagram, as it leaves its queue.
+    pub traffic_class: u8,
+    pub waited: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Reassembly {
+    at: Instant,
+    /// What the packets around the halves had come to.
+    outer: Ecn,
+    parts: [Option<Vec<u8>>; 2],
+}
 
 impl Link {
-    /// Queues an IP packet of datagram flow `flow`; two near-equal fragments where it exceeds one packet.
+    /// Bounds of the queues: about the round trip that the hosts see. Never more than a quarter of what may arrive.
+    pub(super) fn datagram_limits(&self) -> Limits {
+        let memory = usize::try_from(self.config.link_credit / 4).unwrap_or(usize::MAX);
+        let rtt = if self.rtt.is_known() {
+            self.rtt.smoothed()
+        } else {
+            Duration::from_millis(200)
+        };
+        Limits::new(self.config.line_up, rtt + HOSTS_RTT, memory)
+    }
+
+    /// Whether a datagram of `size` bytes of `flow` would be taken now; to be asked before it is put together.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn admits_datagram(
+        &mut self,
+        now: Instant,
+        flow: u32,
+        size: usize,
+    ) -> Result<(), DatagramError> {
+        if size > self.datagram_limit() {
+            return Err(DatagramError::TooBig);
+        }
+        if !self.datagrams.admits(now, flow, size) {
+            return Err(DatagramError::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Largest datagram that the link takes now, bytes.
+    pub fn datagram_limit(&self) -> usize {
+        let half = self
+            .inner_limit()
+            .saturating_sub(INNER_HEADER + FRAGMENT_OVERHEAD);
+        MAX_DATAGRAM.min(2 * half)
+    }
+
+    /// Queues an IP packet of a datagram flow.
     ///
     /// # Errors
     /// [`DatagramError`], and the packet is to be dropped.
     pub fn send_datagram(
         &mut self,
         now: Instant,
-        flow: u32,
+        flow: DatagramFlow,
         packet: Vec<u8>,
     ) -> Result<(), DatagramError> {
-        let limit = self
-            .config
-            .line_up
-            .bytes_in(Duration::from_millis(50))
-            .0
-            .clamp(32 * 1024, 1 << 20) as usize;
-        let whole = self
-            .inner_limit()
-            .saturating_sub(INNER_HEADER + crate::codec::DATAGRAM_OVERHEAD);
-        let part = self
-            .inner_limit()
-            .saturating_sub(INNER_HEADER + crate::codec::FRAGMENT_OVERHEAD);
-        if packet.len() > whole && packet.len().div_ceil(2) > part {
-            return Err(DatagramError::TooBig);
-        }
-        // Whatever the number of flows, a host that floods does not fill the memory.
-        if self.datagram_bytes + packet.len() > 4 * limit.max(MAX_PACKET) {
-            return Err(DatagramError::QueueFull);
-        }
-        let id = self.next_fragment;
-        let queue = self.datagrams.entry(flow).or_default();
-        if queue.bytes + packet.len() > limit {
-            return Err(DatagramError::QueueFull);
-        }
-        queue.bytes += packet.len();
-        self.datagram_bytes += packet.len();
-        if packet.len() <= whole {
-            queue
-                .packets
-                .push_back((now, QueuedDatagram::Whole(packet)));
-        } else {
-            self.next_fragment = id.wrapping_add(1);
-            let (a, b) = packet.split_at(packet.len().div_ceil(2));
-            for (index, bytes) in [(0, a), (1, b)] {
-                queue.packets.push_back((
-                    now,
-                    QueuedDatagram::Part {
-                        id,
-                        index,
-                        bytes: bytes.to_vec(),
-                    },
-                ));
-            }
-        }
-        self.activated.push((SendKey::Datagram(flow), 1000));
+        self.admits_datagram(now, flow.id, packet.len())?;
+        self.datagrams
+            .push(now, flow.id, flow.weight, flow.class, packet)
+            .map_err(|_| DatagramError::QueueFull)?;
+        self.activated
+            .push((SendKey::Datagram(flow.id), flow.weight));
         Ok(())
     }
 
-    pub(super) fn join(&mut self, now: Instant, id: u32, index: u8, bytes: &[u8]) {
-        if index > 1 {
+    /// What the flow sends next: the second half of the datagram before, or its next datagram.
+    pub(super) fn next_piece(&mut self, now: Instant, flow: u32) -> Option<Outgoing> {
+        if let Some(half) = self.half.take() {
+            if half.flow == flow {
+                return Some(half);
+            }
+            self.half = Some(half);
+        }
+        let (mut packet, waited) = self.datagrams.pop(now, flow)?;
+        let traffic_class = ecn::traffic_class(&packet).unwrap_or(0);
+        let whole = self
+            .inner_limit()
+            .saturating_sub(INNER_HEADER + DATAGRAM_OVERHEAD);
+        let mut outgoing = Outgoing {
+            flow,
+            piece: Piece::Whole(Vec::new()),
+            traffic_class,
+            waited,
+        };
+        if packet.len() <= whole {
+            outgoing.piece = Piece::Whole(packet);
+            return Some(outgoing);
+        }
+        let id = self.next_fragment;
+        self.next_fragment = id.wrapping_add(1);
+        let second = packet.split_off(packet.len().div_ceil(2));
+        self.half = Some(Outgoing {
+            flow,
+            piece: Piece::Half {
+                id,
+                index: 1,
+                bytes: second,
+            },
+            traffic_class,
+            waited,
+        });
+        outgoing.piece = Piece::Half {
+            id,
+            index: 0,
+            bytes: packet,
+        };
+        Some(outgoing)
+    }
+
+    /// Hands a datagram on, with what its ECN bits become behind the tunnel.
+    pub(super) fn arrive(&mut self, mut packet: Vec<u8>, outer: Ecn) {
+        match Ecn::of(&packet).leaving(outer) {
+            Some(ecn) => {
+                // Of what is no IP packet nothing is changed: who forwards it refuses it.
+                let _ = ecn::set(&mut packet, ecn);
+                self.events.push_back(Event::Datagram(packet));
+            }
+            None => self.stats.datagrams.mark_unseen += 1,
+        }
+    }
+
+    pub(super) fn join(&mut self, now: Instant, id: u32, index: u8, bytes: &[u8], outer: Ecn) {
+        if index > 1 || bytes.len() > MAX_DATAGRAM {
             return;
         }
         if !self.reassembly.contains_key(&id) && self.reassembly.len() >= MAX_REASSEMBLY {
             self.expire_fragments(now);
             if self.reassembly.len() >= MAX_REASSEMBLY {
-                self.stats.fragments_expired += 1;
+                self.stats.datagrams.halves_expired += 1;
                 return;
             }
         }
         let r = self.reassembly.entry(id).or_insert_with(|| Reassembly {
             at: now,
+            outer,
             parts: [None, None],
         });
+        if outer == Ecn::Ce {
+            r.outer = Ecn::Ce;
+        }
         if let Some(p) = r.parts.get_mut(usize::from(index)) {
             *p = Some(bytes.to_vec());
         }
         if r.parts.iter().all(Option::is_some) {
             if let Some(r) = self.reassembly.remove(&id) {
                 let whole = r.parts.into_iter().flatten().flatten().collect();
-                self.events.push_back(Event::Datagram(whole));
+                self.arrive(whole, r.outer);
             }
         }
     }
@@ -102,6 +218,19 @@ impl Link {
         let limit = Duration::from_millis(100) + self.rtt.smoothed() / 2;
         let before = self.reassembly.len();
         self.reassembly.retain(|_, r| now.since(r.at) < limit);
-        self.stats.fragments_expired += (before - self.reassembly.len()) as u64;
+        self.stats.datagrams.halves_expired += (before - self.reassembly.len()) as u64;
+    }
+
+    /// Counters of datagrams.
+    pub fn datagram_stats(&self) -> DatagramStats {
+        DatagramStats {
+            queues: self.datagrams.stats(),
+            ..self.stats.datagrams
+        }
+    }
+
+    /// Bytes of datagrams that wait for their turn.
+    pub fn datagrams_waiting(&self) -> usize {
+        self.datagrams.bytes()
     }
 }

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use mef_packet::wire::ecn::Ecn;
 use mef_packet::Instant;
 
 use super::{Control, Event, Link, Opening, PacketError, SendKey, MAX_FLOWS, SWEEP};
@@ -29,6 +30,7 @@ impl Link {
         fates.clear();
         self.sent.declare_all_lost(&mut fates);
         self.in_session = true;
+        self.half = None;
         self.probing = false;
         for fate in fates.drain(..) {
             self.apply_lost(now, &fate);
@@ -72,6 +74,23 @@ impl Link {
         line_bytes: u64,
         inner: &[u8],
     ) -> Result<(), PacketError> {
+        self.handle_marked_packet(now, pool, number, line_bytes, Ecn::NotEct, inner)
+    }
+
+    /// As [`handle_packet`](Self::handle_packet), of a packet that arrived with the ECN bits `outer`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn handle_marked_packet(
+        &mut self,
+        now: Instant,
+        pool: &mut ChunkPool,
+        number: u64,
+        line_bytes: u64,
+        outer: Ecn,
+        inner: &[u8],
+    ) -> Result<(), PacketError> {
+        self.outer = outer;
         let taken = self.take_frames(now, pool, inner);
         match taken {
             // Not a loss of this end's making: the peer sends it again once it may.
@@ -274,15 +293,13 @@ impl Link {
             Frame::Ack(ack) => self.on_ack(now, pool, &ack)?,
             Frame::Hello(hello) => self.on_hello(now, pool, hello),
             Frame::Ping { floor } => self.received.set_floor(floor),
-            Frame::Datagram { packet, .. } => {
-                self.events.push_back(Event::Datagram(packet.to_vec()))
-            }
+            Frame::Datagram { packet, .. } => self.arrive(packet.to_vec(), self.outer),
             Frame::Fragment {
                 id,
                 index,
                 count: 2,
                 bytes,
-            } => self.join(now, id, index, bytes),
+            } => self.join(now, id, index, bytes, self.outer),
             Frame::Fragment { .. } | Frame::Probe { .. } | Frame::Unknown { .. } => {}
         }
         Ok(())
@@ -356,10 +373,10 @@ impl Link {
                 self.activated.push((SendKey::Stream(id), f.weight));
             }
         }
-        let mut waiting: Vec<u32> = self.datagrams.keys().copied().collect();
-        waiting.sort_unstable();
-        for flow in waiting {
-            self.activated.push((SendKey::Datagram(flow), 1000));
+        for flow in self.datagrams.flows() {
+            if let Some((weight, _)) = self.datagrams.service(flow) {
+                self.activated.push((SendKey::Datagram(flow), weight));
+            }
         }
     }
 
@@ -422,6 +439,8 @@ impl Link {
                 f.recv.free(pool, now, keep);
             }
             self.expire_fragments(now);
+            let limits = self.datagram_limits();
+            self.datagrams.set_limits(limits);
             self.top_up(now);
         }
         self.guard.poll(now);

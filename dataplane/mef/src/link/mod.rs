@@ -31,9 +31,12 @@ mod recovery;
 use core::time::Duration;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use mef_packet::wire::ecn::Ecn;
 use mef_packet::{BitRate, Instant};
 
+use crate::aqm::FlowQueues;
 use crate::chunks::ChunkPool;
+use crate::classes::Class;
 use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER, RESET_ECHO};
 use crate::guard::CapacityGuard;
 use crate::loss::LossEstimator;
@@ -44,6 +47,9 @@ use crate::recv_stream::{RecvStream, StreamError};
 use crate::rtt::Rtt;
 use crate::send_stream::{End, SendStream};
 use crate::sent::{Fate, SentLedger};
+
+pub use datagram::{DatagramFlow, DatagramStats, MAX_DATAGRAM};
+use datagram::{Outgoing, Reassembly};
 
 /// What a link is told when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +121,7 @@ pub enum PacketError {
 pub enum DatagramError {
     #[error("the flow's queue is full")]
     QueueFull,
-    #[error("too large even for two fragments")]
+    #[error("larger than a link takes")]
     TooBig,
 }
 
@@ -128,6 +134,11 @@ pub struct Packed {
     pub line_bytes: u64,
     /// How long a datagram waited in its queue.
     pub waited: Option<Duration>,
+    /// For the packet around: that of the datagram in it, or the DS field of a split flow and Not-ECT (its
+    /// ECN ends at the router that answers its host); 0 for control.
+    pub traffic_class: u8,
+    /// The flow's next packet belongs behind this one, before anybody else's: the other half of a datagram.
+    pub more: bool,
 }
 
 /// How far the opening of a flow has come.
@@ -191,24 +202,6 @@ enum Control {
     Window(u32),
 }
 
-#[derive(Debug)]
-enum QueuedDatagram {
-    Whole(Vec<u8>),
-    Part { id: u32, index: u8, bytes: Vec<u8> },
-}
-
-#[derive(Debug, Default)]
-struct DatagramQueue {
-    packets: VecDeque<(Instant, QueuedDatagram)>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Reassembly {
-    at: Instant,
-    parts: [Option<Vec<u8>>; 2],
-}
-
 /// Counters of a link since it was made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkStats {
@@ -219,7 +212,7 @@ pub struct LinkStats {
     pub repairs_sent: u64,
     pub bytes_retransmitted: u64,
     pub bytes_recovered: u64,
-    pub fragments_expired: u64,
+    pub datagrams: DatagramStats,
 }
 
 pub struct Link {
@@ -242,9 +235,11 @@ pub struct Link {
     control: VecDeque<(Instant, Control)>,
     events: VecDeque<Event>,
     activated: Vec<(SendKey, u32)>,
-    datagrams: HashMap<u32, DatagramQueue>,
-    /// Bytes in all of these queues.
-    datagram_bytes: usize,
+    datagrams: FlowQueues<Vec<u8>>,
+    /// The second half of the datagram that was sent last.
+    half: Option<Outgoing>,
+    /// ECN bits of the packet whose frames are being read.
+    outer: Ecn,
     reassembly: HashMap<u32, Reassembly>,
     next_fragment: u32,
     /// Flows whose queue ran empty and whose tail waits for its span.
@@ -283,7 +278,7 @@ const KEEPALIVE: Duration = Duration::from_secs(1);
 
 impl Link {
     pub fn new(now: Instant, config: LinkConfig) -> Self {
-        Self {
+        let mut link = Self {
             config,
             peer: None,
             in_session: false,
@@ -300,8 +295,9 @@ impl Link {
             control: VecDeque::new(),
             events: VecDeque::new(),
             activated: Vec::new(),
-            datagrams: HashMap::new(),
-            datagram_bytes: 0,
+            datagrams: FlowQueues::default(),
+            half: None,
+            outer: Ecn::NotEct,
             reassembly: HashMap::new(),
             next_fragment: 0,
             quiet: BTreeSet::new(),
@@ -324,7 +320,9 @@ impl Link {
             scratch: Vec::new(),
             fates: Vec::new(),
             stats: LinkStats::default(),
-        }
+        };
+        link.datagrams.set_limits(link.datagram_limits());
+        link
     }
 
     // ---- getters
@@ -676,9 +674,14 @@ impl Link {
         }
         Some(event)
     }
-    /// A flow that has got something to send, with its weight in thousandths, for the line's scheduler.
-    pub fn poll_activated(&mut self) -> Option<(SendKey, u32)> {
-        self.activated.pop()
+    /// A flow that has got something to send, with its weight in thousandths and its class, for the line's scheduler.
+    pub fn poll_activated(&mut self) -> Option<(SendKey, u32, Class)> {
+        let (key, weight) = self.activated.pop()?;
+        let class = match key {
+            SendKey::Stream(id) => self.flows.get(&id).and_then(|f| f.setup).map(|s| s.class),
+            SendKey::Datagram(id) => self.datagrams.service(id).map(|(_, class)| class),
+        };
+        Some((key, weight, class.unwrap_or_default()))
     }
 }
 

@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use mef_packet::Instant;
 
-use super::{Control, Link, Opening, Packed, QueuedDatagram, SendKey};
+use super::datagram::Piece;
+use super::{Control, Link, Opening, Packed, SendKey};
 use crate::chunks::ChunkPool;
 use crate::codec::{
     Builder, Frame, Hello, Setup, FLAG_ACK_NOW, FLAG_ELICITS_ACK, INNER_HEADER, REPAIR_OVERHEAD,
@@ -326,7 +327,10 @@ impl Link {
             b.flag(FLAG_ACK_NOW);
         }
         let inner_len = b.finish();
-        Attempt::Packed(self.account(now, number, inner_len, carried.set, true))
+        let dscp = f.setup.map_or(0, |s| s.dscp);
+        let mut packed = self.account(now, number, inner_len, carried.set, true);
+        packed.traffic_class = dscp << 2;
+        Attempt::Packed(packed)
     }
 
     fn pack_datagram(
@@ -338,27 +342,19 @@ impl Link {
     ) -> Option<Packed> {
         let limit = self.inner_limit();
         let start = out.len();
-        let queue = self.datagrams.get_mut(&flow)?;
-        while let Some((at, what)) = queue.packets.pop_front() {
+        while let Some(next) = self.next_piece(now, flow) {
             let mut b = Builder::new(out, limit);
-            let (len, pushed) = match &what {
-                QueuedDatagram::Whole(packet) => {
-                    (packet.len(), b.push(&Frame::Datagram { flow, packet }))
-                }
-                QueuedDatagram::Part { id, index, bytes } => (
-                    bytes.len(),
-                    b.push(&Frame::Fragment {
-                        id: *id,
-                        index: *index,
-                        count: 2,
-                        bytes,
-                    }),
-                ),
+            let pushed = match &next.piece {
+                Piece::Whole(packet) => b.push(&Frame::Datagram { flow, packet }),
+                Piece::Half { id, index, bytes } => b.push(&Frame::Fragment {
+                    id: *id,
+                    index: *index,
+                    count: 2,
+                    bytes,
+                }),
             };
-            queue.bytes = queue.bytes.saturating_sub(len);
-            self.datagram_bytes = self.datagram_bytes.saturating_sub(len);
             if !pushed {
-                // The path shrank while it waited.
+                // The path shrank between two halves.
                 out.truncate(start);
                 continue;
             }
@@ -367,10 +363,11 @@ impl Link {
             let mut carried = CarriedList::new();
             carried.push(Carried::Datagram);
             let mut packed = self.account(now, number, inner_len, carried.set, true);
-            packed.waited = Some(now.since(at));
+            packed.waited = Some(next.waited);
+            packed.traffic_class = next.traffic_class;
+            packed.more = self.half.is_some();
             return Some(packed);
         }
-        self.datagrams.remove(&flow);
         None
     }
 
@@ -400,6 +397,8 @@ impl Link {
             inner_len,
             line_bytes,
             waited: None,
+            traffic_class: 0,
+            more: false,
         }
     }
 

@@ -98,11 +98,23 @@ impl<'a> Segments<'a> {
         self.payload_at + self.size.min(self.packet.len() - self.payload_at)
     }
 
+    /// Packets that are still to come; the first comes even without a payload.
+    pub fn remaining(&self) -> usize {
+        let left = self.packet.len() - self.payload_at - self.done;
+        if self.index == 0 {
+            left.div_ceil(self.size).max(1)
+        } else {
+            left.div_ceil(self.size)
+        }
+    }
+
     fn cut(&self, from: usize, to: usize) -> Result<Vec<u8>, WireError> {
         let total = self.packet.len() - self.payload_at;
         let mut out = Vec::with_capacity(self.payload_at + to - from);
         out.extend_from_slice(self.packet.get(..self.payload_at).unwrap_or(&[]));
-        let payload = self.packet.get(self.payload_at + from..self.payload_at + to);
+        let payload = self
+            .packet
+            .get(self.payload_at + from..self.payload_at + to);
         out.extend_from_slice(payload.ok_or(WireError::Truncated)?);
         let transport_len = out.len() - self.transport_at;
         let v4 = u8_at(&out, 0) >> 4 == 4;
@@ -313,6 +325,7 @@ mod tests {
             let at = if six { 48 } else { 20 };
             let cut = Segments::new(&packet, size).unwrap();
             let largest = cut.largest();
+            prop_assert_eq!(cut.remaining(), cut.clone().count());
             let pieces: Vec<_> = cut.collect();
             prop_assert_eq!(pieces.len(), len.div_ceil(usize::from(size)).max(1));
             prop_assert_eq!(pieces.iter().map(Vec::len).max(), Some(largest));
