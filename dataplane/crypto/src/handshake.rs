@@ -3,11 +3,12 @@
 //! other's public key beforehand; a responder answers nobody else.
 //!
 //! ```text
-//! initiation (128 bytes)  LINK header │ e │ s sealed │ counter:64 boot_id:64 sealed
-//! response    (68 bytes)  LINK header │ e │ responder's index:32 sealed
+//! initiation (128 bytes)  LINK header │ [cookie] │ e │ s sealed │ counter:64 boot_id:64 sealed
+//! response    (76 bytes)  LINK header │ e │ responder's index:32 boot_id:64 sealed
 //! ```
 //!
-//! The initiation's header is part of the prologue, the response's header is the
+//! A responder under load asks for a cookie first (see [`crate::cookie`]); an
+//! initiation with one is 16 bytes longer. The initiation's header and cookie are part of the prologue, the response's header is the
 //! only one the initiator takes, so a changed bit anywhere is detected. The
 //! counter of a node's initiations only grows, over restarts too, which is what
 //! makes a recorded initiation worthless.
@@ -22,6 +23,7 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
+use crate::cookie::{self, Cookie, COOKIE_LEN};
 use crate::engine::EngineError;
 use crate::header::{Header, HeaderError, PacketType};
 use crate::keys::{PrivateKey, PublicKey};
@@ -31,10 +33,12 @@ use crate::{HEADER_LEN, TAG_LEN};
 const PATTERN: &str = "Noise_IK_25519_AESGCM_SHA256";
 const PROLOGUE: &[u8] = b"MEF1";
 const OFFER_LEN: usize = 16;
-const ANSWER_LEN: usize = 4;
+const ANSWER_LEN: usize = 12;
 
 /// Length of an initiation, bytes of UDP payload.
 pub const INITIATION_LEN: usize = HEADER_LEN + 32 + (32 + TAG_LEN) + OFFER_LEN + TAG_LEN;
+/// Length of an initiation that carries a cookie.
+pub const INITIATION_COOKIE_LEN: usize = INITIATION_LEN + COOKIE_LEN;
 /// Length of a response, bytes of UDP payload; less than what it answers.
 pub const RESPONSE_LEN: usize = HEADER_LEN + 32 + ANSWER_LEN + TAG_LEN;
 
@@ -107,6 +111,21 @@ pub struct Initiator {
     peer: PublicKey,
     index: u32,
     config: SessionConfig,
+    /// What a cookie reply has to name.
+    echo: [u8; COOKIE_LEN],
+}
+
+/// What an initiation says of its sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The sender's index for the session.
+    pub index: u32,
+    /// Greater than in any initiation made with this key before.
+    pub counter: u64,
+    /// Changes whenever the sender starts anew.
+    pub boot_id: u64,
+    /// What the responder's cookie reply held, if it asked for one.
+    pub cookie: Option<Cookie>,
 }
 
 impl Initiator {
@@ -122,7 +141,31 @@ impl Initiator {
         entropy: [u8; 32],
         config: SessionConfig,
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
-        let header = handshake_header(PacketType::Initiation, index).emit();
+        let offer = Offer {
+            index,
+            counter,
+            boot_id,
+            cookie: None,
+        };
+        Self::with_offer(local, peer, offer, entropy, config)
+    }
+
+    /// The same, with all that an initiation can say.
+    ///
+    /// # Errors
+    /// Only what the cryptographic library reports.
+    pub fn with_offer(
+        local: &PrivateKey,
+        peer: &PublicKey,
+        offer: Offer,
+        entropy: [u8; 32],
+        config: SessionConfig,
+    ) -> Result<(Self, Vec<u8>), HandshakeError> {
+        let index = offer.index;
+        let mut header = handshake_header(PacketType::Initiation, index)
+            .emit()
+            .to_vec();
+        header.extend(offer.cookie.iter().flatten());
         let ephemeral = Ephemeral::default();
         ephemeral.set(entropy);
         let mut noise = builder(&ephemeral)?
@@ -130,14 +173,16 @@ impl Initiator {
             .remote_public_key(peer.as_bytes())?
             .prologue(&[PROLOGUE, &header].concat())?
             .build_initiator()?;
-        let offer = [counter.to_be_bytes(), boot_id.to_be_bytes()].concat();
-        let packet = write(&mut noise, &header, &offer, INITIATION_LEN)?;
+        let said = [offer.counter.to_be_bytes(), offer.boot_id.to_be_bytes()].concat();
+        let length = INITIATION_LEN - HEADER_LEN + header.len();
+        let packet = write(&mut noise, &header, &said, length)?;
         Ok((
             Self {
                 noise,
                 peer: *peer,
                 index,
                 config,
+                echo: cookie::echo(&packet),
             },
             packet,
         ))
@@ -167,15 +212,39 @@ impl Initiator {
                 found: header.receiver_index,
             });
         }
-        let answer: [u8; ANSWER_LEN] = read(&mut self.noise, message)?;
-        let indices = (self.index, u32::from_be_bytes(answer));
-        session(
+        let [a, b, c, d, boot @ ..]: [u8; ANSWER_LEN] = read(&mut self.noise, message)?;
+        let indices = (self.index, u32::from_be_bytes([a, b, c, d]));
+        let mut session = session(
             &mut self.noise,
             Role::Initiator,
             self.peer,
             indices,
             self.config,
-        )
+        )?;
+        session.set_peer_boot_id(u64::from_be_bytes(boot));
+        Ok(session)
+    }
+
+    /// The cookie in a reply to our initiation, to be put into the next one.
+    ///
+    /// # Errors
+    /// A reply that does not name the initiation comes from somebody who has not seen it.
+    pub fn cookie(&self, reply: &[u8]) -> Result<Cookie, HandshakeError> {
+        let (header, body) = parse(reply, PacketType::CookieReply, cookie::REPLY_LEN)?;
+        if header.receiver_index != self.index {
+            return Err(HandshakeError::UnexpectedIndex {
+                expected: self.index,
+                found: header.receiver_index,
+            });
+        }
+        let (echo, rest) = body
+            .split_first_chunk::<COOKIE_LEN>()
+            .ok_or(HandshakeError::Unauthentic)?;
+        let cookie = rest
+            .first_chunk::<COOKIE_LEN>()
+            .filter(|_| *echo == self.echo)
+            .ok_or(HandshakeError::Unauthentic)?;
+        Ok(*cookie)
     }
 }
 
@@ -192,6 +261,7 @@ impl fmt::Debug for Initiator {
 #[derive(Debug)]
 pub struct Responder {
     local: PrivateKey,
+    boot_id: u64,
     peers: HashMap<PublicKey, Option<u64>>,
 }
 
@@ -199,8 +269,15 @@ impl Responder {
     pub fn new(local: PrivateKey) -> Self {
         Self {
             local,
+            boot_id: 0,
             peers: HashMap::new(),
         }
+    }
+
+    /// What its answers say of this start of the node.
+    pub fn with_boot_id(mut self, boot_id: u64) -> Self {
+        self.boot_id = boot_id;
+        self
     }
 
     /// Answers `peer` from now on, but no initiation up to `last`; what was accepted
@@ -222,11 +299,20 @@ impl Responder {
 
     /// Reads an initiation: who sent it, and that it is fresh. Changes nothing and answers nothing.
     pub fn read(&self, packet: &[u8]) -> Result<Initiation, HandshakeError> {
-        let (header, message) = parse(packet, PacketType::Initiation, INITIATION_LEN)?;
+        let with_cookie = packet.len() == INITIATION_COOKIE_LEN;
+        let length = if with_cookie {
+            INITIATION_COOKIE_LEN
+        } else {
+            INITIATION_LEN
+        };
+        let (header, body) = parse(packet, PacketType::Initiation, length)?;
+        let (cookie, message) = body
+            .split_at_checked(if with_cookie { COOKIE_LEN } else { 0 })
+            .ok_or(HandshakeError::Unauthentic)?;
         let ephemeral = Ephemeral::default();
         let mut noise = builder(&ephemeral)?
             .local_private_key(self.local.as_bytes())?
-            .prologue(&[PROLOGUE, &header.emit()].concat())?
+            .prologue(&[PROLOGUE, &header.emit(), cookie].concat())?
             .build_responder()?;
         let offer: [u8; OFFER_LEN] = read(&mut noise, message)?;
         let (counter, boot_id) = (u128::from_be_bytes(offer) >> 64, u128::from_be_bytes(offer));
@@ -260,20 +346,18 @@ impl Responder {
         self.check_fresh(&initiation)?;
         initiation.ephemeral.set(entropy);
         let header = handshake_header(PacketType::Response, initiation.peer_index).emit();
-        let packet = write(
-            &mut initiation.noise,
-            &header,
-            &index.to_be_bytes(),
-            RESPONSE_LEN,
-        )?;
+        let mut answer = index.to_be_bytes().to_vec();
+        answer.extend_from_slice(&self.boot_id.to_be_bytes());
+        let packet = write(&mut initiation.noise, &header, &answer, RESPONSE_LEN)?;
         let indices = (index, initiation.peer_index);
-        let session = session(
+        let mut session = session(
             &mut initiation.noise,
             Role::Responder,
             initiation.peer,
             indices,
             config,
         )?;
+        session.set_peer_boot_id(initiation.boot_id);
         self.peers.insert(initiation.peer, Some(initiation.counter));
         Ok((session, packet))
     }
@@ -334,7 +418,7 @@ impl fmt::Debug for Initiation {
     }
 }
 
-fn handshake_header(kind: PacketType, receiver_index: u32) -> Header {
+pub(crate) fn handshake_header(kind: PacketType, receiver_index: u32) -> Header {
     Header {
         kind,
         epoch: 0,
@@ -389,7 +473,7 @@ fn write(
     length: usize,
 ) -> Result<Vec<u8>, HandshakeError> {
     let mut packet = vec![0; length];
-    let (front, message) = packet.split_at_mut(HEADER_LEN.min(length));
+    let (front, message) = packet.split_at_mut(header.len().min(length));
     front.copy_from_slice(header);
     let written = noise.write_message(payload, message)?;
     if written != message.len() {

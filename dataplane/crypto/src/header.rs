@@ -17,13 +17,17 @@ use crate::HEADER_LEN;
 /// The protocol version this code speaks, in the upper four bits of the first byte.
 pub const VERSION: u8 = 1;
 
-/// What a packet is; 3 is reserved for the cookie reply.
+/// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PacketType {
     Initiation = 1,
     Response = 2,
+    /// A responder under load asks for proof of the address first.
+    CookieReply = 3,
     Transport = 4,
+    /// Says that a transport packet came for a session that is not known here; not authentic.
+    NoSession = 5,
 }
 
 /// Why bytes are no LINK header.
@@ -65,7 +69,9 @@ impl Header {
         let kind = match ver_type & 0x0f {
             1 => PacketType::Initiation,
             2 => PacketType::Response,
+            3 => PacketType::CookieReply,
             4 => PacketType::Transport,
+            5 => PacketType::NoSession,
             other => return Err(HeaderError::Type(other)),
         };
         Ok(Self {
@@ -116,7 +122,7 @@ mod tests {
                 Ok(header) => prop_assert_eq!(&header.emit()[..], &bytes[..HEADER_LEN]),
                 Err(HeaderError::Truncated(n)) => prop_assert!(n < HEADER_LEN && n == bytes.len()),
                 Err(HeaderError::Version(v)) => prop_assert!(v != VERSION),
-                Err(HeaderError::Type(t)) => prop_assert!(![1, 2, 4].contains(&t)),
+                Err(HeaderError::Type(t)) => prop_assert!(!(1..=5).contains(&t)),
             }
         }
 

@@ -51,6 +51,11 @@ impl SendLane {
         self.next_counter
     }
 
+    /// Counters only grow: a smaller one is ignored.
+    pub(crate) fn number_from(&mut self, counter: u64) {
+        self.next_counter = self.next_counter.max(counter);
+    }
+
     #[cfg(test)]
     pub(crate) fn set_next_counter(&mut self, counter: u64) {
         self.next_counter = counter;

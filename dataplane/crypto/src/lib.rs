@@ -14,6 +14,7 @@
 //! frames, and a 16-byte tag: [`OVERHEAD`] bytes around the plaintext.
 #![forbid(unsafe_code)]
 
+pub mod cookie;
 pub mod engine;
 pub mod handshake;
 pub mod header;
@@ -24,8 +25,9 @@ pub mod session;
 mod lane;
 mod schedule;
 
+pub use cookie::{Admission, Cookie, Gate};
 pub use engine::{Engine, EngineKind};
-pub use handshake::{HandshakeError, Initiation, Initiator, Responder};
+pub use handshake::{HandshakeError, Initiation, Initiator, Offer, Responder};
 pub use header::{Header, HeaderError, PacketType};
 pub use keys::{load_private_key, write_private_key, KeyError, PrivateKey, PublicKey};
 pub use session::{Limits, OpenError, Opened, Role, SealError, Session, SessionConfig};

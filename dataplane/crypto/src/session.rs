@@ -196,6 +196,7 @@ pub struct Session {
     split: Option<Split>,
     lanes: Vec<(SendLane, RecvLane)>,
     confirmed: bool,
+    peer_boot_id: u64,
 }
 
 impl Session {
@@ -229,6 +230,7 @@ impl Session {
             split: Some(split),
             lanes,
             confirmed,
+            peer_boot_id: 0,
         })
     }
 
@@ -243,6 +245,24 @@ impl Session {
 
     pub fn peer(&self) -> &PublicKey {
         &self.peer
+    }
+
+    /// What the peer said of its current start in the handshake.
+    pub fn peer_boot_id(&self) -> u64 {
+        self.peer_boot_id
+    }
+
+    pub(crate) fn set_peer_boot_id(&mut self, boot_id: u64) {
+        self.peer_boot_id = boot_id;
+    }
+
+    /// Numbers the packets sealed on lane 0 from `counter` on, or from where they are, if that is
+    /// more: a session that renews another goes on with its numbers, so that whoever keeps account
+    /// of packets sees one sequence. The nonces are those of another key.
+    pub fn number_from(&mut self, counter: u64) {
+        if let Some((send, _)) = self.lanes.first_mut() {
+            send.number_from(counter);
+        }
     }
 
     pub fn role(&self) -> Role {

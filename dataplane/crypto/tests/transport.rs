@@ -390,3 +390,16 @@ proptest! {
         prop_assert!(!b.is_confirmed());
     }
 }
+
+#[test]
+fn a_renewed_session_goes_on_with_the_numbers() {
+    let (mut a, mut b) = sessions();
+    a.number_from(1_000_000);
+    a.number_from(7);
+    let mut first = sealed(&mut a, 0, b"renewed");
+    assert_eq!(b.open(&mut first).unwrap().counter, 1_000_000);
+    assert_eq!(
+        b.open(&mut sealed(&mut a, 0, b"next")).unwrap().counter,
+        1_000_001
+    );
+}
