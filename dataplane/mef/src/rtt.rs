@@ -39,6 +39,10 @@ impl Rtt {
             }
         }
     }
+    /// Packets take another way now: what the old one's least was says nothing of it.
+    pub fn path_changed(&mut self) {
+        self.min = Duration::MAX;
+    }
     pub fn is_known(&self) -> bool {
         self.smoothed.is_some()
     }

@@ -237,6 +237,8 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
             Frame::Hello(hello)
         }
         kind::PING => Frame::Ping { floor: r.u64()? },
+        kind::PATH_CHALLENGE => Frame::PathChallenge { token: r.u64()? },
+        kind::PATH_RESPONSE => Frame::PathResponse { token: r.u64()? },
         kind::PROBE => Frame::Probe {
             padding: r.rest().len(),
         },

@@ -236,6 +236,14 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             put!(floor);
             kind::PING
         }
+        Frame::PathChallenge { token } => {
+            put!(token);
+            kind::PATH_CHALLENGE
+        }
+        Frame::PathResponse { token } => {
+            put!(token);
+            kind::PATH_RESPONSE
+        }
         Frame::Probe { padding } => {
             out.resize(out.len() + padding, 0);
             kind::PROBE

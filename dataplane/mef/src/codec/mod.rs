@@ -64,6 +64,8 @@ mod kind {
     pub const ACK: u8 = 16;
     pub const HELLO: u8 = 32;
     pub const PING: u8 = 33;
+    pub const PATH_CHALLENGE: u8 = 34;
+    pub const PATH_RESPONSE: u8 = 35;
     pub const PROBE: u8 = 36;
 }
 
@@ -240,6 +242,14 @@ pub enum Frame<'a> {
     /// Packets below `floor` no longer matter to the sender.
     Ping {
         floor: u64,
+    },
+    /// Sent to an address from which the peer was heard for the first time.
+    PathChallenge {
+        token: u64,
+    },
+    /// The token of a challenge, which only who receives there can know.
+    PathResponse {
+        token: u64,
     },
     /// Padding that makes the packet as large as the path is asked to carry.
     Probe {

@@ -97,6 +97,8 @@ fn every_frame_survives_the_wire() {
         }),
         Frame::Hello(hello),
         Frame::Ping { floor: 12 },
+        Frame::PathChallenge { token: u64::MAX },
+        Frame::PathResponse { token: 0x0102 },
         Frame::Probe { padding: 900 },
     ] {
         round_trip(f);

@@ -18,6 +18,8 @@ fn speaks_of_flow(frame: &Frame<'_>) -> bool {
         Frame::Hello(_)
             | Frame::Ack(_)
             | Frame::Ping { .. }
+            | Frame::PathChallenge { .. }
+            | Frame::PathResponse { .. }
             | Frame::Probe { .. }
             | Frame::Unknown { .. }
     )
@@ -51,6 +53,7 @@ impl Link {
         if self.promised == 0 {
             self.promised = self.flow_window();
         }
+        self.answers.clear();
         for delay in [0, 20, 100] {
             self.control
                 .push_back((now + Duration::from_millis(delay), Control::Hello));
@@ -294,6 +297,8 @@ impl Link {
             Frame::Hello(hello) => self.on_hello(now, pool, hello),
             Frame::Ping { floor } => self.received.set_floor(floor),
             Frame::Datagram { packet, .. } => self.arrive(packet.to_vec(), self.outer),
+            Frame::PathChallenge { token } => self.on_challenge(token),
+            Frame::PathResponse { token } => self.events.push_back(Event::PathResponse(token)),
             Frame::Fragment {
                 id,
                 index,

@@ -7,7 +7,7 @@
 //! so nothing waits in a packed state.
 //!
 //! Methods by kind: commands (`open`, `accept`, `refuse`, `write`, `finish`,
-//! `reset`, `consume`, `release`, `send_datagram`), inputs (`session_started`,
+//! `reset`, `consume`, `release`, `send_datagram`), inputs (`session_started`, `session_renewed`, `path_changed`,
 //! `handle_packet`, `handle_timeout`), outputs (`poll_event`, `poll_activated`,
 //! `poll_control`, `poll_flow`, `poll_timeout`), getters (the rest). After any
 //! command or input poll all outputs.
@@ -26,6 +26,7 @@
 mod datagram;
 mod input;
 mod output;
+mod path;
 mod recovery;
 
 use core::time::Duration;
@@ -99,6 +100,8 @@ pub enum Event {
     /// Acknowledgements are back.
     Resumed,
     PathMtu(u16),
+    /// The peer answered a challenge with this token.
+    PathResponse(u64),
 }
 
 /// Why a packet was refused; it counts as not received.
@@ -263,6 +266,10 @@ pub struct Link {
     last_ack: Instant,
     last_elicit: Instant,
     last_ping: Instant,
+    /// A new session waits for the peer to see its first packet.
+    ping_now: bool,
+    /// Tokens of challenges that are to be answered.
+    answers: VecDeque<u64>,
     silent: bool,
     silent_since: Instant,
     next_sweep: Instant,
@@ -314,6 +321,8 @@ impl Link {
             last_ack: now,
             last_elicit: now,
             last_ping: now,
+            ping_now: false,
+            answers: VecDeque::new(),
             silent: false,
             silent_since: now,
             next_sweep: now + SWEEP,

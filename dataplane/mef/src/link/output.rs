@@ -70,6 +70,17 @@ impl Link {
             b.push(&Frame::Ack(ack));
             self.scratch = scratch;
         }
+        // Also in a silence: it may end because the peer learns from this where this end is now.
+        while !carried.is_full() {
+            let Some(&token) = self.answers.front() else {
+                break;
+            };
+            if !b.push(&Frame::PathResponse { token }) {
+                break;
+            }
+            carried.push(Carried::Nothing);
+            self.answers.pop_front();
+        }
         let mut i = 0;
         while !self.silent && !carried.is_full() {
             let Some(&(at, what)) = self.control.get(i) else {
@@ -102,6 +113,7 @@ impl Link {
         {
             carried.push(Carried::Ping);
             self.last_ping = now;
+            self.ping_now = false;
         }
         if b.is_empty() {
             out.truncate(start);
@@ -371,7 +383,7 @@ impl Link {
         None
     }
 
-    fn account(
+    pub(super) fn account(
         &mut self,
         now: Instant,
         number: u64,
@@ -406,6 +418,9 @@ impl Link {
     pub fn poll_timeout(&self, now: Instant) -> Instant {
         if !self.in_session {
             return Instant::FAR_FUTURE;
+        }
+        if !self.answers.is_empty() {
+            return now;
         }
         let mut at = self.next_ping().min(self.next_sweep);
         if let Some(t) = self.received.due(&self.rtt) {

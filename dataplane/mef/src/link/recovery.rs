@@ -290,7 +290,9 @@ impl Link {
     }
 
     pub(super) fn next_ping(&self) -> Instant {
-        if self.silent || self.sent.in_flight() > 0 {
+        if self.ping_now {
+            Instant::ZERO
+        } else if self.silent || self.sent.in_flight() > 0 {
             self.last_ping + self.ping_interval()
         } else {
             self.last_elicit.max(self.last_ping) + KEEPALIVE
