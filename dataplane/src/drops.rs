@@ -136,6 +136,8 @@ named_enum! {
         CryptoLimitReached = "crypto.limit_reached",
         /// A handshake message that could not be read, or that was replayed.
         HandshakeRefused = "crypto.handshake_refused",
+        /// More handshakes than are read without proof: the sender was asked for a cookie.
+        CookieAsked = "crypto.cookie_asked",
         /// A frame inside a link packet ends before its fields do.
         FrameTruncated = "frame.truncated",
         /// A frame with a value outside of what the protocol allows.

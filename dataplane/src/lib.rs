@@ -17,5 +17,6 @@ pub mod keys_cli;
 pub mod neighbour;
 pub mod peer;
 pub mod pinned;
+pub mod rate;
 pub mod router;
 pub mod stats;

@@ -15,13 +15,14 @@ mod output;
 mod pipeline;
 mod plain;
 mod route;
+mod session;
 mod split;
 mod status;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use mef_crypto::{Responder, SessionConfig};
+use mef_crypto::{Gate, Responder};
 use mef_io::Port;
 use mef_packet::wire::ecn::Ecn;
 use mef_packet::{Bytes, Instant, Packet, PortId};
@@ -35,7 +36,8 @@ use crate::fib::Fib;
 use crate::flow_table::FlowTable;
 use crate::icmp::Icmp;
 use crate::neighbour::{Interface, Neighbours};
-use crate::peer::{Fresh, Peer};
+use crate::peer::Peer;
+use crate::rate::RateLimit;
 use crate::stats::Histogram;
 
 /// Packets taken from a port at a time.
@@ -45,6 +47,9 @@ const PACKET_OVERHEAD: u16 = 20 + 8 + mef_crypto::OVERHEAD as u16;
 const ETHERNET: u16 = 14;
 /// What leaves a line is sent in slices of at least this, so that pacing does not cost a wake-up per packet.
 const PACE: Duration = Duration::from_micros(250);
+
+/// Answers to packets of unknown sessions, at most.
+const HINTS_PER_SECOND: u32 = 20;
 
 struct PortState<P: Port> {
     port: P,
@@ -110,6 +115,10 @@ pub struct Router<P: Port> {
     neighbours: Neighbours<Packet<P::Buf>>,
     icmp: Icmp,
     responder: Responder,
+    /// Which initiations are read.
+    gate: Gate,
+    /// What is said to those whose session is not known.
+    hints: RateLimit,
     pool: ChunkPool,
     flows: FlowTable,
     dirty: Vec<usize>,
@@ -119,7 +128,6 @@ pub struct Router<P: Port> {
     counters: Counters,
     /// Time of datagrams in the queues of the lines.
     waited: Histogram,
-    next_index: u32,
     inbox: Vec<Packet<P::Buf>>,
     scratch: Vec<u8>,
     inner: Vec<u8>,
@@ -134,6 +142,8 @@ struct Tallies {
     handshakes: u64,
     datagrams_sent: u64,
     datagrams_received: u64,
+    /// A peer answered a challenge from another address than before.
+    peers_moved: u64,
     /// Another station was heard using one of our addresses.
     address_conflicts: u64,
 }
@@ -186,7 +196,7 @@ impl<P: Port> Router<P> {
             });
         }
         let own = config.private_key.public();
-        let mut responder = Responder::new(config.private_key.clone());
+        let mut responder = Responder::new(config.private_key.clone()).with_boot_id(seed.boot_id);
         let links = config.peers.len().max(1) as u64;
         let mut places = Vec::new();
         for (i, p) in config.peers.iter().enumerate() {
@@ -233,6 +243,8 @@ impl<P: Port> Router<P> {
         let plain_fib = Fib::new(&config.ports, &[], &in_the_clear);
         let mut router = Self {
             pool: ChunkPool::new(config.memory.0),
+            gate: Gate::new(now, (seed.entropy)()),
+            hints: RateLimit::new(now, HINTS_PER_SECOND, HINTS_PER_SECOND),
             config,
             seed,
             started: now,
@@ -253,7 +265,6 @@ impl<P: Port> Router<P> {
             retry_blocked: now,
             counters: Counters::default(),
             waited: Histogram::new(),
-            next_index: 1,
             inbox: Vec::new(),
             scratch: Vec::new(),
             inner: Vec::new(),
@@ -305,18 +316,7 @@ impl<P: Port> Router<P> {
     fn timers(&mut self, now: Instant) {
         self.neighbours.handle_timeout(now);
         self.neighbour_events(now);
-        for line in 0..self.lines.len() {
-            for place in 0..self.lines.get(line).map_or(0, |l| l.peers.len()) {
-                let due = self
-                    .lines
-                    .get(line)
-                    .and_then(|l| l.peers.get(place))
-                    .is_some_and(|p| p.handshake_due(now) <= now);
-                if due {
-                    self.initiate(now, line, place);
-                }
-            }
-        }
+        self.session_timers(now);
         for l in &mut self.lines {
             for p in &mut l.peers {
                 p.link.handle_timeout(now, &mut self.pool);
@@ -339,10 +339,8 @@ impl<P: Port> Router<P> {
         for l in &mut self.lines {
             let ready = l.line.poll_timeout(now, &l.peers);
             at = at.min(ready.max(l.last_sent + PACE));
-            for p in &l.peers {
-                at = at.min(p.handshake_due(now));
-            }
         }
+        at = at.min(self.session_due(now));
         at = at.min(self.neighbours.poll_timeout().unwrap_or(at));
         at = at.min(self.flows.next_timer().unwrap_or(at));
         if !self.blocked.is_empty() {
@@ -361,50 +359,6 @@ impl<P: Port> Router<P> {
         self.lines.get_mut(line)?.peers.get_mut(place)
     }
 
-    fn fresh(&mut self, now: Instant) -> Fresh {
-        // Indices come from a counter mixed with chance, so that an old peer's packets do not hit a new session.
-        let entropy = (self.seed.entropy)();
-        let [a, b, ..] = entropy;
-        let index = self.next_index << 16 | u32::from(u16::from_be_bytes([a, b]));
-        self.next_index = (self.next_index + 1) & 0xffff;
-        Fresh {
-            index,
-            counter: self.seed.initiation_base + now.since(self.started).as_nanos() as u64,
-            boot_id: self.seed.boot_id,
-            entropy: (self.seed.entropy)(),
-        }
-    }
-
-    fn session_config(&self, line: usize) -> SessionConfig {
-        // 50 ms of the line in full packets, at least 8192 (the session's own lower bound).
-        let rate = self.lines.get(line).map_or(0, |l| {
-            l.line.capacity().bytes_in(Duration::from_millis(50)).0
-        });
-        SessionConfig {
-            engine: self.config.engine,
-            replay_window: (rate / 64) as usize,
-            ..SessionConfig::default()
-        }
-    }
-
-    fn initiate(&mut self, now: Instant, line: usize, place: usize) {
-        let fresh = self.fresh(now);
-        let config = self.session_config(line);
-        let key = self.config.private_key.clone();
-        let Some(l) = self.lines.get_mut(line) else {
-            return;
-        };
-        let Some(peer) = l.peers.get_mut(place) else {
-            return;
-        };
-        let (Some(to), Ok(message)) = (peer.remote, peer.initiate(now, &key, &fresh, config))
-        else {
-            return;
-        };
-        self.stats.handshakes += 1;
-        self.send_udp(now, line, to, &message);
-    }
-
     /// The router's address on `port`, as a source towards `neighbour`.
     fn address(&self, port: PortId, neighbour: IpAddr) -> IpAddr {
         self.config
@@ -414,20 +368,6 @@ impl<P: Port> Router<P> {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             })
-    }
-
-    /// Sends a handshake message as one UDP datagram; it does not wait for its turn, but is charged.
-    fn send_udp(&mut self, now: Instant, line: usize, to: SocketAddr, payload: &[u8]) {
-        let Some(l) = self.lines.get_mut(line) else {
-            return;
-        };
-        let (port, listen) = (l.port, l.listen);
-        l.line
-            .charge(now, (payload.len() + 28 + usize::from(ETHERNET)) as u64);
-        let Some(buf) = self.buffer_of(port, payload) else {
-            return;
-        };
-        self.send_outer(now, port, listen, to, buf);
     }
 
     /// Bytes in use of the memory budget.

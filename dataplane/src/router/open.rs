@@ -54,61 +54,12 @@ impl<P: Port> Router<P> {
             Err(e) => return dropped(Stage::Open, mef_crypto::OpenError::from(e)),
         };
         match header.kind {
-            PacketType::Transport => {
-                self.open_transport(now, line, from, header.receiver_index, datagram)
-            }
+            PacketType::Transport => self.open_transport(now, line, from, header, datagram),
             PacketType::Initiation => self.open_initiation(now, line, from, datagram),
-            PacketType::Response => {
-                let Some(l) = self.lines.get_mut(line) else {
-                    return Ok(());
-                };
-                let Some(peer) = l
-                    .peers
-                    .iter_mut()
-                    .find(|p| p.initiator_index() == Some(header.receiver_index))
-                else {
-                    return dropped(Stage::Open, DropReason::CryptoUnknownSession);
-                };
-                match peer.finish(now, from, datagram) {
-                    Ok(()) => Ok(()),
-                    Err(_) => dropped(Stage::Open, DropReason::HandshakeRefused),
-                }
+            PacketType::Response | PacketType::CookieReply => {
+                self.open_answer(now, line, from, header, datagram)
             }
-        }
-    }
-
-    fn open_initiation(
-        &mut self,
-        now: Instant,
-        line: usize,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) -> Step<()> {
-        let initiation = match self.responder.read(datagram) {
-            Ok(i) => i,
-            Err(mef_crypto::HandshakeError::UnknownPeer(_)) => {
-                return dropped(Stage::Open, DropReason::UnknownPeer)
-            }
-            Err(_) => return dropped(Stage::Open, DropReason::HandshakeRefused),
-        };
-        let fresh = self.fresh(now);
-        let config = self.session_config(line);
-        let key = *initiation.peer();
-        let Some(peer) = self
-            .lines
-            .get_mut(line)
-            .and_then(|l| l.peers.iter_mut().find(|p| p.key == key))
-        else {
-            return dropped(Stage::Open, DropReason::UnknownPeer);
-        };
-        match peer.respond(now, &mut self.responder, initiation, &fresh, config) {
-            Ok(Some(message)) => {
-                self.stats.handshakes += 1;
-                self.send_udp(now, line, from, &message);
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(_) => dropped(Stage::Open, DropReason::HandshakeRefused),
+            PacketType::NoSession => self.open_hint(now, line, header),
         }
     }
 
@@ -117,7 +68,7 @@ impl<P: Port> Router<P> {
         now: Instant,
         line: usize,
         from: SocketAddr,
-        index: u32,
+        header: Header,
         datagram: &mut [u8],
     ) -> Step<()> {
         let Some(l) = self.lines.get_mut(line) else {
@@ -126,18 +77,19 @@ impl<P: Port> Router<P> {
         let found = l
             .peers
             .iter_mut()
-            .find_map(|p| p.slot(index).map(|s| (p, s)));
+            .find_map(|p| p.slot(header.receiver_index).map(|s| (p, s)));
         let Some((peer, slot)) = found else {
-            return dropped(Stage::Open, DropReason::CryptoUnknownSession);
+            return self.unknown_session(now, line, from, header, datagram.len());
+        };
+        let entropy = &mut self.seed.entropy;
+        let token = || {
+            let [a, b, c, d, e, f, g, h, ..] = entropy();
+            u64::from_be_bytes([a, b, c, d, e, f, g, h])
         };
         let line_bytes = (datagram.len() + 28 + usize::from(ETHERNET)) as u64;
-        let opened = match peer.open(now, slot, from, datagram) {
+        let (number, range) = match peer.open(now, slot, from, datagram, token) {
             Ok(o) => o,
             Err(e) => return dropped(Stage::Open, e),
-        };
-        // A packet of the session before: authentic, but its numbers mean nothing now.
-        let Some((number, range)) = opened else {
-            return Ok(());
         };
         let inner = datagram.get(range).unwrap_or(&[]);
         match peer.link.handle_marked_packet(

@@ -50,6 +50,18 @@ impl<P: Port> Router<P> {
         place: usize,
         packed: Packed,
     ) -> Step<()> {
+        self.seal_to(now, line, place, packed, None)
+    }
+
+    /// The same, to another address than the peer's.
+    pub(super) fn seal_to(
+        &mut self,
+        now: Instant,
+        line: usize,
+        place: usize,
+        packed: Packed,
+        to: Option<SocketAddr>,
+    ) -> Step<()> {
         let Some(l) = self.lines.get_mut(line) else {
             return Ok(());
         };
@@ -70,7 +82,7 @@ impl<P: Port> Router<P> {
             to.copy_from_slice(&self.inner);
         }
         let sealed = peer.seal(bytes);
-        let (Ok(_), Some(to)) = (sealed, peer.remote) else {
+        let (Ok(_), Some(to)) = (sealed, to.or(peer.path.address())) else {
             return dropped(Stage::Seal, DropReason::NoSession);
         };
         self.send_outer_as(now, port, listen, to, class, buf);

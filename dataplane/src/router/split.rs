@@ -227,6 +227,7 @@ impl<P: Port> Router<P> {
                     Event::Resumed => {
                         tracing::info!(peer = self.peer_name(id), "acknowledgements are back")
                     }
+                    Event::PathResponse(token) => self.path_answered(now, id, token),
                     Event::PathMtu(mtu) => {
                         tracing::info!(peer = self.peer_name(id), mtu, "path MTU")
                     }

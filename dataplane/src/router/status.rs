@@ -51,6 +51,7 @@ impl<P: Port> Router<P> {
             }
             let d = link.datagram_stats();
             add("datagrams_marked", d.queues.marked);
+            add("sessions", p.sessions());
             let s = link.stats();
             add("link_packets_sent", s.packets_sent);
             add("link_packets_received", s.packets_received);
@@ -76,6 +77,7 @@ impl<P: Port> Router<P> {
         add("flows_refused", t.flows_refused);
         add("flows_reset", t.flows_reset);
         add("handshakes", t.handshakes);
+        add("peers_moved", t.peers_moved);
         add("datagrams_sent", t.datagrams_sent);
         add("datagrams_received", t.datagrams_received);
         add("address_conflicts", t.address_conflicts);

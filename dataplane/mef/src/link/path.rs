@@ -66,7 +66,13 @@ impl Link {
         let mut b = Builder::new(out, CHALLENGE_LIMIT);
         b.push(&Frame::PathChallenge { token });
         let inner_len = b.finish();
-        Some(self.account(now, number, inner_len, [Carried::Nothing; MAX_CARRIED], false))
+        Some(self.account(
+            now,
+            number,
+            inner_len,
+            [Carried::Nothing; MAX_CARRIED],
+            false,
+        ))
     }
 
     /// The peer wants to know whether packets reach this end where it was heard.
