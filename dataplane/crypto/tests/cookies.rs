@@ -1,5 +1,5 @@
 //! Initiations under load: who is read, who is asked for a cookie, and that asking amplifies nothing.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
