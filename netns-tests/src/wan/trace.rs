@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Bytes that one opportunity delivers.
 pub const OPPORTUNITY: u32 = 1500;
 
+/// Eleven days; times are computed in nanoseconds.
+pub const MAX_MS: u64 = 1_000_000_000;
+
 /// Delivery opportunities of one direction, ascending, milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u64>", into = "Vec<u64>")]
@@ -30,6 +33,8 @@ pub enum TraceError {
     },
     #[error("no delivery opportunity, or all of them at 0 ms")]
     Empty,
+    #[error("{found} ms is more than a trace can last, {MAX_MS} ms")]
+    TooLong { found: u64 },
 }
 
 impl TryFrom<Vec<u64>> for Trace {
@@ -49,6 +54,9 @@ impl TryFrom<Vec<u64>> for Trace {
         }
         if previous == 0 {
             return Err(TraceError::Empty);
+        }
+        if previous > MAX_MS {
+            return Err(TraceError::TooLong { found: previous });
         }
         Ok(Self {
             at_ms,
@@ -93,7 +101,9 @@ impl Trace {
     pub fn time_of(&self, n: u64) -> u64 {
         let len = self.at_ms.len().max(1) as u64;
         let within = self.at_ms.get((n % len) as usize).copied().unwrap_or(0);
-        ((n / len) * self.period_ms + within) * 1_000_000
+        (n / len)
+            .saturating_mul(self.period_ms)
+            .saturating_add(within).saturating_mul(1_000_000)
     }
 
     /// The first opportunity at or after `ns` from the start.
@@ -132,6 +142,12 @@ mod tests {
     fn refuses_what_is_no_trace() {
         assert_eq!(Trace::parse(""), Err(TraceError::Empty));
         assert_eq!(Trace::parse("0\n0\n"), Err(TraceError::Empty));
+        assert_eq!(
+            Trace::parse("6666666666666669"),
+            Err(TraceError::TooLong {
+                found: 6666666666666669
+            })
+        );
         assert!(matches!(
             Trace::parse("1\nx\n"),
             Err(TraceError::NotANumber { line: 2, .. })

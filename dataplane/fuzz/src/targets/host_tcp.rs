@@ -29,7 +29,7 @@ pub fn segment(seq: u32, ack: u32, flags: u8, options: &[u8], payload: &[u8]) ->
     let mut segment = vec![0; tcp::HEADER_LEN + options.len() + payload.len()];
     segment[tcp::HEADER_LEN + options.len()..].copy_from_slice(payload);
     header.emit(&mut segment, options).expect("room for it");
-    tcp::fill_checksum(&mut segment, HOST.into(), FAR.into()).expect("a whole header");
+    tcp::fill_checksum(&mut segment, HOST, FAR).expect("a whole header");
     ip(ipv4::PROTOCOL_TCP, &segment)
 }
 

@@ -80,7 +80,7 @@ fn udp_bytes() -> Vec<u8> {
         dst_port: 53,
     };
     header.emit(&mut d, 5).expect("room");
-    udp::fill_checksum(&mut d, A.into(), B.into()).expect("a whole header");
+    udp::fill_checksum(&mut d, A, B).expect("a whole header");
     d
 }
 
@@ -118,7 +118,7 @@ fn tcp_bytes(flags: tcp::Flags, options: &[tcp_options::TcpOption<'_>], payload:
     let mut segment = vec![0; tcp::HEADER_LEN + n + payload.len()];
     segment[tcp::HEADER_LEN + n..].copy_from_slice(payload);
     header.emit(&mut segment, &bytes[..n]).expect("room");
-    tcp::fill_checksum(&mut segment, A.into(), B.into()).expect("a whole header");
+    tcp::fill_checksum(&mut segment, A, B).expect("a whole header");
     segment
 }
 
