@@ -7,7 +7,7 @@ use mef_packet::{BitRate, Instant};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::codec::{self, Ack, Builder, Frame, Hello, Received, Setup, SpanId};
 use mef_protocol::line::{Line, LinkEnd};
-use mef_protocol::link::{Event, Link, LinkConfig, Opening};
+use mef_protocol::link::{DatagramFlow, Event, Link, LinkConfig, Opening};
 
 use super::input::Input;
 
@@ -65,6 +65,8 @@ pub fn setup() -> Setup {
         destination: "10.2.0.2:80".parse().expect("an address"),
         weight: 1.0,
         early: false,
+        class: Default::default(),
+        dscp: 46,
         mss: 1460,
     }
 }
@@ -103,7 +105,7 @@ pub fn conversation(data: &[u8]) {
         },
     );
     let mut ends = [End { link, number: 0 }];
-    let mut line = Line::new(now, rate);
+    let mut line: Line = Line::new(now, rate);
     let mut pool = ChunkPool::new(MEMORY);
     let (mut peers_number, mut packet) = (0, Vec::new());
     let rtt = Some(Duration::from_millis(20));
@@ -159,6 +161,11 @@ pub fn conversation(data: &[u8]) {
                 link.consume(now, &mut pool, flow, n);
             }
             13 => {
+                let flow = DatagramFlow {
+                    id: flow,
+                    weight: 1000,
+                    class: Default::default(),
+                };
                 let _ = link.send_datagram(now, flow, input.bytes().to_vec());
             }
             14 if op == 14 => link.session_started(now, None),
