@@ -13,6 +13,7 @@ mod lab;
 mod many;
 mod programs;
 mod quic;
+mod shares;
 mod sites;
 mod ssh;
 mod wire;

@@ -76,7 +76,7 @@ impl Limits {
     /// `memory` bytes.
     pub fn new(line: BitRate, rtt: Duration, memory: usize) -> Self {
         let interval = rtt.clamp(Duration::from_millis(100), Duration::from_secs(1));
-        let room = usize::try_from(line.bytes_in(interval * 2).0).unwrap_or(usize::MAX);
+        let room = usize::try_from(line.bytes_in(interval * 4).0).unwrap_or(usize::MAX);
         let total_bytes = memory
             .max(256 * 1024)
             .min(room.saturating_mul(2))
@@ -89,14 +89,15 @@ impl Limits {
         }
     }
 
-    /// A queue whose oldest packet is older takes no more.
+    /// A queue whose oldest packet is older takes no more. Slow start goes up to three round trips beyond the
+    /// rate that there is before it hears of the first mark, so that a sender that sees marks loses nothing.
     fn full_age(&self) -> Duration {
-        self.interval * 2
+        self.interval * 4
     }
 
     /// An older packet is worth nothing to anybody: the line stood still.
     fn stale_age(&self) -> Duration {
-        self.interval * 4
+        self.interval * 8
     }
 }
 
@@ -505,7 +506,7 @@ mod tests {
             let mut q = queues(10);
             let (longest, last, offered, refused) =
                 overload(&mut q, ecn, 3, Duration::from_secs(20));
-            assert!(longest <= RTT * 2 + Duration::from_millis(5), "{longest:?}");
+            assert!(longest <= RTT * 4 + Duration::from_millis(5), "{longest:?}");
             assert!(last > RTT, "{last:?}");
             // The line is never idle: one in three leaves.
             let dropped = q.stats().delayed + refused;

@@ -232,6 +232,11 @@ pub(crate) fn configuration(
     {
         let _ = write!(text, "{}", policy(topology, load));
     }
+    // The way past the link differs by side.
+    let more = settings
+        .more
+        .replace("PEER", &other.wan_address().to_string());
+    let _ = writeln!(text, "\n{more}");
     text
 }
 

@@ -143,6 +143,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             configured: file.router.configured.map(|r| r.0),
             open: file.router.open.unwrap_or_default(),
             memory: file.router.memory.map(|m| m.0),
+            more: file.router.more.clone().unwrap_or_default(),
             engine: file.router.engine.unwrap_or_default(),
         },
         congestion: file.host.congestion.clone(),

@@ -178,6 +178,7 @@ pub(super) struct Router {
     pub configured: Option<RateText>,
     pub open: Option<super::Open>,
     pub memory: Option<SizeText>,
+    pub more: Option<String>,
     pub engine: Option<super::Engine>,
 }
 

@@ -168,6 +168,8 @@ pub struct Router {
     pub configured: Option<BitRate>,
     pub open: Open,
     pub memory: Option<Bytes>,
+    /// Tables that the configurations of both routers have beside the usual ones.
+    pub more: String,
     pub engine: Engine,
 }
 
