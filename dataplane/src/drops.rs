@@ -64,14 +64,18 @@ named_enum! {
         EthernetBad = "ethernet.bad",
         /// Addressed to another station's MAC address; normal on a shared segment.
         NotForUs = "ethernet.not_for_us",
-        /// An Ethernet type other than IPv4 and ARP.
+        /// An Ethernet type other than IPv4, ARP and, on a port with an IPv6 address, IPv6.
         EtherTypeUnsupported = "ethernet.unsupported_type",
         /// An ARP message that makes no sense, or claims an address it may not have.
         ArpBad = "arp.bad",
+        /// A Neighbour Discovery message that makes no sense, or claims an address it may not have.
+        NeighbourDiscoveryBad = "nd.bad",
         /// The packet ends before its headers do.
         Truncated = "wire.truncated",
-        /// The IP version is not 4.
+        /// The IP version is not that of the frame.
         BadVersion = "ip.bad_version",
+        /// An IPv6 extension header in a place where it may not be, or more than eight of them.
+        ExtensionHeaders = "ip.extension_headers",
         /// The IP header's length is impossible.
         BadHeaderLength = "ip.bad_header_length",
         /// A length field contradicts the packet's real length.
@@ -100,11 +104,11 @@ named_enum! {
         FragmentUnsupported = "ip.fragment_unsupported",
         /// An IP protocol, or an option, that this path does not carry.
         UnsupportedProtocol = "ip.unsupported_protocol",
-        /// Nobody answers ARP for the next hop.
+        /// Nobody answers ARP or Neighbour Discovery for the next hop.
         UnresolvedNeighbour = "neighbour.unresolved",
-        /// Too many packets wait for the next hop's ARP answer.
+        /// Too many packets wait for the next hop's answer to ARP or Neighbour Discovery.
         NeighbourQueueFull = "neighbour.queue_full",
-        /// Too many neighbours on the port: a scan, or a flood of ARP.
+        /// Too many neighbours on the port: a scan, or a flood of ARP or Neighbour Discovery.
         NeighbourTableFull = "neighbour.table_full",
         /// A peer sent a packet with a source outside the `prefixes` configured for it.
         SourceNotAllowed = "peer.source_not_allowed",
@@ -187,6 +191,8 @@ impl From<WireError> for DropReason {
             WireError::BadLength => Self::BadLength,
             WireError::BadChecksum => Self::BadChecksum,
             WireError::BadArp => Self::ArpBad,
+            WireError::BadNeighbourDiscovery => Self::NeighbourDiscoveryBad,
+            WireError::BadExtension => Self::ExtensionHeaders,
             WireError::BadOption => Self::BadTcpOption,
             WireError::TtlExpired => Self::TtlExpired,
             WireError::NotAnswerable => Self::NotAnswerable,

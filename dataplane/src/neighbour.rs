@@ -1,12 +1,14 @@
 //! Which MAC address a neighbour has: ARP (RFC 826) with the rules of RFC 1122
-//! section 2.3.2. Sans-IO: the caller passes packets and time in, and takes
-//! [`Event`]s out. Packets for a neighbour that is not yet known wait here.
+//! section 2.3.2 for IPv4, Neighbour Discovery (RFC 4861) for IPv6, one table
+//! and one life of an entry for both. Sans-IO: the caller passes packets and
+//! time in, and takes [`Event`]s out. Packets for a neighbour that is not yet
+//! known wait here.
 //!
 //! ```text
 //!             resolve                     answer
 //!  (nothing) ---------> Incomplete --------------------> Reachable <---------.
-//!      ^    broadcast   | 3 requests, 1 s apart,         |  60 s, in use:    | answer
-//!      |                v unanswered                     v  3 unicasts       |
+//!      ^    broadcast,  | 3 requests, 1 s apart,         |  60 s, in use:    | answer
+//!      |    multicast   v unanswered                     v  3 unicasts       |
 //!      '------- Unreachable: packets returned         Probing --------------'
 //!      ^                                                 | unanswered
 //!      '-------------------------------------------------'  (traffic flows while probing)
@@ -14,30 +16,29 @@
 //!
 //! An entry comes into being when the router needs it, or when a host asks for
 //! one of the router's own addresses (it is about to be answered). Any other
-//! ARP, gratuitous or not, only updates what exists. Tables and queues are
-//! bounded, and what nobody uses makes room first.
+//! message, gratuitous or not, only updates what exists. What IPv6 neighbours
+//! say unasked is probed after 5 s in use rather than 60 (RFC 4861's STALE and
+//! DELAY). Tables and queues are bounded, and what nobody uses makes room first.
+
+mod arp;
+mod nd;
 
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use hashbrown::HashMap;
 use ipnet::IpNet;
-use mef_packet::wire::arp::{self, Operation};
-use mef_packet::wire::MacAddr;
+use mef_packet::wire::{ipv6, MacAddr};
 use mef_packet::{Instant, PortId};
 
 use crate::drops::DropReason;
 
-const BROADCAST: MacAddr = [0xff; 6];
-const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
-const ETHERNET_LEN: usize = 14;
-/// Ethernet and ARP header; ports pad it to the minimum of Ethernet.
-pub const FRAME_LEN: usize = ETHERNET_LEN + arp::LEN;
-
 const RETRY: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
 const REACHABLE: Duration = Duration::from_secs(60);
+/// RFC 4861's DELAY_FIRST_PROBE_TIME.
+const UNCONFIRMED: Duration = Duration::from_secs(5);
 /// Neighbours per port.
 const MAX_ENTRIES: usize = 1024;
 /// Of these, unanswered ones: a scan must not keep the others out.
@@ -46,7 +47,7 @@ const MAX_INCOMPLETE: usize = 512;
 const MAX_HELD: usize = 16;
 const MAX_HELD_PER_PORT: usize = 512;
 
-/// A port as ARP sees it.
+/// A port as its neighbours see it.
 #[derive(Clone, Debug)]
 pub struct Interface {
     pub mac: MacAddr,
@@ -55,31 +56,32 @@ pub struct Interface {
 }
 
 impl Interface {
-    fn is_own(&self, ip: IpAddr) -> bool {
+    /// The link-local address, on a port that has an IPv6 address.
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
+        let v6 = self.addresses.iter().any(|net| net.addr().is_ipv6());
+        v6.then(|| ipv6::link_local(self.mac))
+    }
+
+    pub fn is_own(&self, ip: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.addr() == ip)
+            || self.link_local().is_some_and(|own| ip == own)
     }
 
     /// Whether a host with this address can be on the port.
     fn may_be_neighbour(&self, ip: IpAddr) -> bool {
+        if let IpAddr::V6(ip) = ip {
+            if ipv6::is_link_local(ip) {
+                return self.link_local().is_some();
+            }
+        }
         self.addresses.iter().any(|net| {
             let edge = ip.is_ipv4()
                 && net.prefix_len() < 31
                 && (ip == net.network() || ip == net.broadcast());
-            net.contains(&ip) && !edge
+            // The first of an IPv6 network stands for its routers (RFC 4291, 2.6.1).
+            let anycast = ip.is_ipv6() && net.prefix_len() < 127 && ip == net.network();
+            net.contains(&ip) && !edge && !anycast
         })
-    }
-
-    /// The own IPv4 address in the network of `ip`, else the first.
-    fn source_towards(&self, ip: Ipv4Addr) -> Ipv4Addr {
-        let v4 = || {
-            self.addresses.iter().filter_map(|net| match net {
-                IpNet::V4(net) => Some(net),
-                IpNet::V6(_) => None,
-            })
-        };
-        let near = v4().find(|net| net.contains(&ip));
-        near.or(v4().next())
-            .map_or(Ipv4Addr::UNSPECIFIED, |net| net.addr())
     }
 }
 
@@ -97,10 +99,7 @@ pub enum Resolution {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<T> {
     /// Send this Ethernet frame.
-    Send {
-        port: PortId,
-        frame: [u8; FRAME_LEN],
-    },
+    Send { port: PortId, frame: Vec<u8> },
     /// The neighbour of a held packet is known: send it.
     Deliver {
         port: PortId,
@@ -219,7 +218,7 @@ impl<T> Neighbours<T> {
         table.incomplete += 1;
         self.timers.insert((timer, port, ip));
         self.events
-            .extend(request(port, &table.interface, ip, None));
+            .push_back(request(port, &table.interface, ip, None));
         Resolution::Pending
     }
 
@@ -278,61 +277,20 @@ impl<T> Neighbours<T> {
         self.events.extend(event);
     }
 
-    /// Takes in the payload of an ARP frame that arrived at `port`.
-    ///
-    /// # Errors
-    /// The reason to count the frame under, when it is no valid ARP or claims
-    /// an address that no neighbour on this port can have.
-    pub fn handle_arp(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        payload: &[u8],
-    ) -> Result<(), DropReason> {
-        let packet = arp::Packet::parse(payload)?;
-        let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
-            return Err(DropReason::ArpBad);
-        };
-        let (ip, mac) = (IpAddr::V4(packet.sender_ip), packet.sender_mac);
-        if mac[0] & 1 != 0 || mac == [0; 6] || mac == table.interface.mac {
-            return Err(DropReason::ArpBad);
-        }
-        if table.interface.is_own(ip) {
-            self.events.push_back(Event::Conflict {
-                port,
-                address: ip,
-                mac,
-            });
-            return Ok(());
-        }
-        let for_us = packet.operation == Operation::Request
-            && table.interface.is_own(packet.target_ip.into());
-        // A sender of 0.0.0.0 checks whether an address is free (RFC 5227): answered, not learned.
-        if !packet.sender_ip.is_unspecified() {
-            if !table.interface.may_be_neighbour(ip) {
-                return Err(DropReason::ArpBad);
-            }
-            if table.entries.contains_key(&ip) || for_us {
-                self.learn(now, port, ip, mac);
-            }
-        }
-        if for_us {
-            self.reply(port, &packet);
-        }
-        Ok(())
-    }
-
-    fn learn(&mut self, now: Instant, port: PortId, ip: IpAddr, mac: MacAddr) {
+    /// Takes over what a neighbour said; `wait` is how long to believe it while it is in use.
+    fn learn(&mut self, now: Instant, port: PortId, ip: IpAddr, mac: MacAddr, wait: Duration) {
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return;
         };
         if !table.entries.contains_key(&ip) && !table.make_room(port, &mut self.timers) {
             return;
         }
-        let timer = now + REACHABLE;
+        let timer = now + wait;
+        let known = table.entries.get(&ip);
         let entry = Entry {
             state: State::Reachable(mac),
-            used: false,
+            // Whoever waits for it, or has used it, goes on doing so.
+            used: wait < REACHABLE && known.is_some_and(|e| e.used),
             since: now,
             timer,
         };
@@ -351,46 +309,15 @@ impl<T> Neighbours<T> {
         self.timers.insert((timer, port, ip));
     }
 
-    fn reply(&mut self, port: PortId, request: &arp::Packet) {
-        let Some(table) = self.tables.get(usize::from(port.0)) else {
-            return;
-        };
-        let reply = arp::Packet {
-            operation: Operation::Reply,
-            sender_mac: table.interface.mac,
-            sender_ip: request.target_ip,
-            target_mac: request.sender_mac,
-            target_ip: request.sender_ip,
-        };
-        self.events.push_back(Event::Send {
-            port,
-            frame: frame(request.sender_mac, &reply),
-        });
-    }
-
-    /// Tells the hosts on `port` where the router's own addresses are now (RFC 5227 section 2.3).
+    /// Tells the hosts on `port` where the router's own addresses are now (RFC 5227 section 2.3,
+    /// RFC 4861 section 7.2.6), and asks whether anybody else has them (RFC 4862 section 5.4).
     pub fn announce(&mut self, port: PortId) {
-        let Some(table) = self.tables.get(usize::from(port.0)) else {
-            return;
-        };
-        let mac = table.interface.mac;
-        let own = table.interface.addresses.iter();
-        self.events.extend(own.filter_map(|net| {
-            let IpAddr::V4(ip) = net.addr() else {
-                return None;
-            };
-            let packet = arp::Packet {
-                operation: Operation::Request,
-                sender_mac: mac,
-                sender_ip: ip,
-                target_mac: [0; 6],
-                target_ip: ip,
-            };
-            Some(Event::Send {
-                port,
-                frame: frame(BROADCAST, &packet),
-            })
-        }));
+        if let Some(table) = self.tables.get(usize::from(port.0)) {
+            let frames = arp::announcements(&table.interface)
+                .chain(nd::announcements(&table.interface))
+                .map(|frame| Event::Send { port, frame });
+            self.events.extend(frames);
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due next.
@@ -427,7 +354,8 @@ impl<T> Neighbours<T> {
             if let Some(mac) = asked {
                 entry.timer = now + RETRY;
                 self.timers.insert((entry.timer, port, ip));
-                self.events.extend(request(port, &table.interface, ip, mac));
+                self.events
+                    .push_back(request(port, &table.interface, ip, mac));
             } else if let Some(Entry {
                 state: State::Incomplete { held, .. },
                 ..
@@ -488,38 +416,12 @@ impl<T> Table<T> {
 }
 
 /// A request for `ip`, to its last known address or to all.
-fn request<T>(
-    port: PortId,
-    interface: &Interface,
-    ip: IpAddr,
-    mac: Option<MacAddr>,
-) -> Option<Event<T>> {
-    let IpAddr::V4(ip) = ip else { return None };
-    let packet = arp::Packet {
-        operation: Operation::Request,
-        sender_mac: interface.mac,
-        sender_ip: interface.source_towards(ip),
-        target_mac: [0; 6],
-        target_ip: ip,
+fn request<T>(port: PortId, interface: &Interface, ip: IpAddr, mac: Option<MacAddr>) -> Event<T> {
+    let frame = match ip {
+        IpAddr::V4(ip) => arp::request(interface, ip, mac),
+        IpAddr::V6(ip) => nd::solicitation(interface, ip, mac),
     };
-    Some(Event::Send {
-        port,
-        frame: frame(mac.unwrap_or(BROADCAST), &packet),
-    })
-}
-
-fn frame(to: MacAddr, packet: &arp::Packet) -> [u8; FRAME_LEN] {
-    let mut frame = [0; FRAME_LEN];
-    frame[..6].copy_from_slice(&to);
-    frame[6..12].copy_from_slice(&packet.sender_mac);
-    frame[12..ETHERNET_LEN].copy_from_slice(&ETHERTYPE_ARP);
-    let written = packet.emit(&mut frame[ETHERNET_LEN..]);
-    debug_assert!(
-        written.is_ok(),
-        "an ARP packet always has {} bytes",
-        arp::LEN
-    );
-    frame
+    Event::Send { port, frame }
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
+use mef_packet::wire::arp::{self, Operation};
+use mef_packet::wire::ethernet::BROADCAST;
+
 use super::*;
 
 const LAN: PortId = PortId(0);
@@ -68,7 +71,7 @@ fn events(table: &mut Table) -> Vec<Event<u32>> {
 fn sent(table: &mut Table) -> (MacAddr, arp::Packet) {
     match events(table).as_slice() {
         [Event::Send { port: LAN, frame }] => {
-            assert_eq!(frame[12..14], ETHERTYPE_ARP);
+            assert_eq!(frame[12..14], [8, 6]);
             assert_eq!(frame[6..12], OUR_MAC);
             (
                 frame[..6].try_into().unwrap(),

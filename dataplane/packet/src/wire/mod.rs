@@ -8,7 +8,10 @@ pub mod checksum;
 pub mod ecn;
 pub mod ethernet;
 pub mod icmpv4;
+pub mod icmpv6;
+pub mod ip;
 pub mod ipv4;
+pub mod ipv6;
 pub mod segment;
 pub mod tcp;
 pub mod tcp_options;
@@ -21,7 +24,7 @@ pub use ethernet::MacAddr;
 pub enum WireError {
     /// Ends before its header does, or before the length that the header states.
     Truncated,
-    /// The IP version is not 4.
+    /// The IP version is another than it should be: neither 4 nor 6, or not the one of the Ethernet type.
     BadVersion,
     /// The stated header length is below the minimum or above the packet's.
     BadHeaderLength,
@@ -30,6 +33,10 @@ pub enum WireError {
     BadChecksum,
     /// ARP for something other than IPv4 over Ethernet, or with an unknown operation.
     BadArp,
+    /// A Neighbour Discovery message with an impossible field (RFC 4861, 6.1 and 7.1).
+    BadNeighbourDiscovery,
+    /// An IPv6 extension header that may not stand where it does, or one too many.
+    BadExtension,
     /// A TCP option with a length that is impossible or runs out of the header.
     BadOption,
     /// The time to live is used up.
@@ -50,6 +57,8 @@ impl WireError {
             Self::BadLength => "bad_length",
             Self::BadChecksum => "bad_checksum",
             Self::BadArp => "bad_arp",
+            Self::BadNeighbourDiscovery => "bad_nd",
+            Self::BadExtension => "bad_extension",
             Self::BadOption => "bad_option",
             Self::TtlExpired => "ttl_expired",
             Self::NotAnswerable => "not_answerable",
@@ -62,11 +71,13 @@ impl core::fmt::Display for WireError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Truncated => "packet ends before its header or its stated length",
-            Self::BadVersion => "IP version is not 4",
+            Self::BadVersion => "IP version is neither 4 nor 6, or not that of the frame",
             Self::BadHeaderLength => "stated header length is impossible",
             Self::BadLength => "stated packet length is below the header's",
             Self::BadChecksum => "checksum is wrong",
             Self::BadArp => "ARP is not IPv4 over Ethernet, or its operation is unknown",
+            Self::BadNeighbourDiscovery => "Neighbour Discovery message has an impossible field",
+            Self::BadExtension => "IPv6 extension header in a wrong place, or more than eight",
             Self::BadOption => "TCP option length is impossible",
             Self::TtlExpired => "time to live is used up",
             Self::NotAnswerable => "no ICMP error may be sent about this packet",
