@@ -15,6 +15,7 @@ pub mod host_tcp;
 pub mod icmp;
 pub mod keys_cli;
 pub mod neighbour;
+mod outer;
 pub mod peer;
 pub mod pinned;
 pub mod rate;

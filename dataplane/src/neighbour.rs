@@ -373,6 +373,20 @@ impl<T> Neighbours<T> {
         }
     }
 
+    /// The router's link-local address on `port`, if it speaks IPv6 there.
+    pub fn link_local(&self, port: PortId) -> Option<Ipv6Addr> {
+        self.tables
+            .get(usize::from(port.0))
+            .and_then(|t| t.interface.link_local())
+    }
+
+    /// Whether `ip` is an address of the router on `port`.
+    pub fn is_own(&self, port: PortId, ip: IpAddr) -> bool {
+        self.tables
+            .get(usize::from(port.0))
+            .is_some_and(|t| t.interface.is_own(ip))
+    }
+
     /// What is to be done next, until there is nothing.
     pub fn poll_event(&mut self) -> Option<Event<T>> {
         self.events.pop_front()

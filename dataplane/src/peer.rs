@@ -32,6 +32,7 @@ use mef_protocol::link::{DatagramStats, Link, LinkConfig};
 pub use path::Path;
 
 use crate::config::PeerId;
+use crate::outer;
 
 /// First wait for an answer to an initiation; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(300);
@@ -348,6 +349,14 @@ impl Peer {
         Ok(Some(message))
     }
 
+    /// What stands around the peer's packets depends on the IP version of its address.
+    fn fit_headers(&mut self) {
+        if let Some(at) = self.path.address() {
+            self.link
+                .set_packet_overhead(outer::packet_overhead(&at.ip()));
+        }
+    }
+
     fn install(&mut self, now: Instant, mut session: Session, rtt: Option<Duration>) {
         let boot_id = session.peer_boot_id();
         let same_start = self.boot_id == Some(boot_id);
@@ -370,6 +379,7 @@ impl Peer {
             since: now,
         });
         self.next = None;
+        self.fit_headers();
         self.renew_now = false;
         self.retry = RETRY_MIN;
         self.next_attempt = now + RETRY_MAX;
@@ -445,6 +455,7 @@ impl Peer {
     /// The peer answered a challenge; the address where it is from now on, if it was the right answer.
     pub fn path_answered(&mut self, now: Instant, token: u64) -> Option<SocketAddr> {
         let address = self.path.answered(token)?;
+        self.fit_headers();
         self.link.path_changed(now);
         Some(address)
     }

@@ -78,7 +78,7 @@ pub struct Port {
     pub driver: Driver,
     /// The router's own addresses with the networks they lie in; at least one.
     pub addresses: Vec<IpNet>,
-    /// Largest IPv4 packet, bytes; the interface's where the file names none.
+    /// Largest IP packet, bytes, at least 1280 where the port has an IPv6 address; the interface's where the file names none.
     pub mtu: Option<u16>,
     /// UDP port of the links on this port.
     pub listen: u16,

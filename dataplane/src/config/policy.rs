@@ -5,6 +5,7 @@ use core::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use mef_packet::wire::ipv6::PROTOCOL_ICMPV6;
 use mef_protocol::classes::Class;
 
 use super::{Config, OpenMode};
@@ -43,18 +44,27 @@ pub enum Fallback {
 /// IP protocols that a policy can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// ICMP for IPv4, ICMPv6 for IPv6.
     Icmp,
     Tcp,
     Udp,
 }
 
 impl Protocol {
-    /// The number in the IP header.
+    /// The number in the IPv4 header.
     pub const fn number(self) -> u8 {
         match self {
             Self::Icmp => 1,
             Self::Tcp => 6,
             Self::Udp => 17,
+        }
+    }
+
+    /// Whether it is the protocol of `flow`.
+    pub const fn is_of(self, flow: &FlowTuple) -> bool {
+        match (self, flow.source) {
+            (Self::Icmp, IpAddr::V6(_)) => flow.protocol == PROTOCOL_ICMPV6,
+            _ => flow.protocol == self.number(),
         }
     }
 
@@ -93,6 +103,11 @@ pub struct FlowTuple {
 }
 
 impl FlowTuple {
+    /// Whether it is ICMP of its own IP version.
+    pub const fn is_icmp(&self) -> bool {
+        Protocol::Icmp.is_of(self)
+    }
+
     /// The same flow seen from its other end.
     pub fn reversed(&self) -> Self {
         Self {
@@ -144,7 +159,7 @@ impl Policy {
             && self
                 .destination
                 .is_none_or(|net| net.contains(&flow.destination))
-            && self.protocol.is_none_or(|p| p.number() == flow.protocol)
+            && self.protocol.is_none_or(|p| p.is_of(flow))
             && self.port.is_none_or(|p| ported && p == flow.port)
             && self
                 .source_port

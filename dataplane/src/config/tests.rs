@@ -298,6 +298,52 @@ fn plain_mode_and_the_outer_ds_field_are_what_the_file_says() {
 }
 
 #[test]
+fn ipv6_all_through() {
+    let text = VALID
+        .replace("\"192.0.2.1/30\"", "\"2001:db8:ffff::1/64\"")
+        .replace("\"192.0.2.2:4800\"", "\"[2001:db8:ffff::2]:4800\"")
+        .replace("\"10.1.1.1/24\"", "\"2001:db8:1::1/64\"")
+        .replace("\"10.3.0.0/16\"", "\"2001:db8:2::/48\"")
+        .replace(
+            "\"0.0.0.0/0\"\nvia = \"192.0.2.2\"",
+            "\"::/0\"\nvia = \"fe80::1%wan\"",
+        )
+        .replace("protocol = \"tcp\"\nport = 22", "protocol = \"icmp\"");
+    let config = read(&text).unwrap();
+    assert_eq!(
+        config.peers[0].endpoint,
+        Some("[2001:db8:ffff::2]:4800".parse().unwrap())
+    );
+    let gateway = Via::Gateway {
+        port: PortId(1),
+        address: "fe80::1".parse().unwrap(),
+    };
+    assert_eq!(config.routes[0].via, gateway);
+    let lan = config.port(PortId(0)).unwrap();
+    let near = |to: &str| {
+        lan.address_towards(to.parse().unwrap())
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(near("2001:db8:9::9"), "2001:db8:1::1");
+    assert_eq!(near("8.8.8.8"), "10.1.0.1");
+    // ICMP is another protocol there.
+    let weight = |source: &str, protocol| {
+        let flow = FlowTuple {
+            source: source.parse().unwrap(),
+            destination: source.parse().unwrap(),
+            protocol,
+            source_port: 0,
+            port: 0,
+        };
+        config.treatment(&flow).weight
+    };
+    assert_eq!((weight("10.1.0.2", 1), weight("10.1.0.2", 58)), (10.0, 1.0));
+    let v6 = "2001:db8:1::2";
+    assert_eq!((weight(v6, 1), weight(v6, 58)), (1.0, 10.0));
+}
+
+#[test]
 fn a_policy_without_a_protocol_splits_tcp_only_and_ports_need_a_protocol_that_has_them() {
     let base = &VALID[..VALID.find("[[policy]]").unwrap()];
     let config = read(&format!(
@@ -372,11 +418,14 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("mode = \"datagram\"", "mode = \"plain\"", 64, "policy.fallback: found \"plain\", expected no fallback beside mode = \"plain\", which needs no peer; remove one of the two"),
     ("overhead = -4", "dscp = \"none\"", 25, "port.line.dscp: found \"none\", expected \"copy\" or \"zero\""),
     // Addresses.
-    ("\"192.0.2.1/30\"", "\"192.0.2.1\"", 20, "port.addresses: found \"192.0.2.1\", expected an IPv4 address with its network's length, such as \"10.1.0.1/24\"; write address/length"),
+    ("\"192.0.2.1/30\"", "\"192.0.2.1\"", 20, "port.addresses: found \"192.0.2.1\", expected an address with its network's length, such as \"10.1.0.1/24\" or \"2001:db8:1::1/64\"; write address/length"),
     ("\"192.0.2.1/30\"", "\"192.0.2.3/30\"", 20, "port.addresses: found \"192.0.2.3/30\", expected an address that a host can have"),
     ("\"192.0.2.1/30\"", "\"192.0.2.0/30\"", 20, "port.addresses: found \"192.0.2.0/30\", expected an address that a host can have"),
     ("\"192.0.2.1/30\"", "\"127.0.0.1/8\"", 20, "port.addresses: found \"127.0.0.1/8\", expected an address that a host can have"),
-    ("\"192.0.2.1/30\"", "\"2001:db8::1/64\"", 20, "port.addresses: found \"2001:db8::1/64\", expected an IPv4 address"),
+    ("\"192.0.2.1/30\"", "\"2001:db8::/64\"", 20, "port.addresses: found \"2001:db8::/64\", expected an address that a host can have, not a network's first, ::/64, link-local (every port has one by itself) or multicast; choose another address"),
+    ("\"192.0.2.1/30\"", "\"fe80::1/64\"", 20, "port.addresses: found \"fe80::1/64\", expected an address that a host can have"),
+    ("\"192.0.2.1/30\"", "\"2001:db8::1/129\"", 20, "port.addresses: found \"2001:db8::1/129\", expected an address with its"),
+    ("\"10.1.1.1/24\"]\nmtu = 1500", "\"2001:db8::1/64\"]\nmtu = 1279", 15, "port.mtu: found 1279, expected at least 1280 on a port with an IPv6 address (RFC 8200); raise it, or give the port IPv4 addresses only"),
     ("[\"192.0.2.1/30\"]", "[]", 20, "port.addresses: found an empty list, expected at least one address"),
     ("\"192.0.2.1/30\"", "\"10.1.1.9/28\"", 20, "port.addresses: found \"10.1.1.9/28\", expected no overlap with 10.1.1.1/24 on port lan; give every address a network of its own"),
     ("\"10.1.1.1/24\"", "\"10.1.0.2/24\"", 14, "port.addresses: found \"10.1.0.2/24\", expected no overlap with 10.1.0.1/24 on port lan"),
@@ -388,22 +437,27 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("\"10.4.0.0/16\"", "\"10.1.1.128/25\"", 38, "peer.prefixes: found \"10.1.1.128/25\", expected no overlap with 10.1.1.0/24 of this router's port lan; list only what is behind the peer"),
     ("\"10.4.0.0/16\"", "\"192.0.2.0/24\"", 38, "expected no overlap with 192.0.2.0/30 of this router's port wan"),
     ("\"10.4.0.0/16\"", "\"10.4.0.1/16\"", 38, "peer.prefixes: found \"10.4.0.1/16\", expected a prefix without host bits, such as \"10.4.0.0/16\"; write it so, or lengthen the prefix"),
-    ("\"10.4.0.0/16\"", "\"10.4.0.0/33\"", 38, "peer.prefixes: found \"10.4.0.0/33\", expected an IPv4 prefix such as \"10.2.0.0/24\"; write address/length; one host is /32"),
+    ("\"10.4.0.0/16\"", "\"10.4.0.0/33\"", 38, "peer.prefixes: found \"10.4.0.0/33\", expected a prefix such as \"10.2.0.0/24\" or \"2001:db8:2::/48\"; write address/length; one host is /32 or /128"),
+    ("\"10.4.0.0/16\"", "\"fe80::/64\"", 38, "peer.prefixes: found \"fe80::/64\", expected a prefix that can be routed, not ::/64, link-local or multicast"),
+    ("\"10.4.0.0/16\"", "\"2001:db8:4::1/48\"", 38, "peer.prefixes: found \"2001:db8:4::1/48\", expected a prefix without host bits, such as \"2001:db8:4::/48\""),
     ("\"10.4.0.0/16\"", "\"239.0.0.0/8\"", 38, "peer.prefixes: found \"239.0.0.0/8\", expected a prefix that can be routed, not 0/8, 127/8, multicast or reserved"),
     ("[\"10.4.0.0/16\"]", "[]", 38, "peer.prefixes: found an empty list, expected at least one prefix"),
-    ("\"192.0.2.2:4800\"", "\"192.0.2.2\"", 31, "peer.endpoint: found \"192.0.2.2\", expected an IPv4 address and UDP port such as \"192.0.2.2:4800\"; correct it, or leave it out if the peer comes to us"),
-    ("\"192.0.2.2:4800\"", "\"192.0.2.2:0\"", 31, "peer.endpoint: found \"192.0.2.2:0\", expected an IPv4 address and UDP port"),
-    ("\"192.0.2.2:4800\"", "\"site-b.example:4800\"", 31, "peer.endpoint: found \"site-b.example:4800\", expected an IPv4 address"),
+    ("\"192.0.2.2:4800\"", "\"192.0.2.2\"", 31, "peer.endpoint: found \"192.0.2.2\", expected an address and UDP port such as \"192.0.2.2:4800\" or \"[2001:db8::2]:4800\"; correct it, or leave it out if the peer comes to us"),
+    ("\"192.0.2.2:4800\"", "\"192.0.2.2:0\"", 31, "peer.endpoint: found \"192.0.2.2:0\", expected an address and UDP port"),
+    ("\"192.0.2.2:4800\"", "\"site-b.example:4800\"", 31, "peer.endpoint: found \"site-b.example:4800\", expected an address and UDP port"),
     ("\"192.0.2.2:4800\"", "\"192.0.2.1:4800\"", 31, "peer.endpoint: found \"192.0.2.1:4800\", expected another machine's address, not one of this router or a broadcast; correct it, or add a [[route]] to it"),
     ("\"192.0.2.2:4800\"", "\"224.0.0.1:4800\"", 31, "peer.endpoint: found \"224.0.0.1:4800\", expected an address that some network or route of this file leads to"),
     ("\"192.0.2.2:4800\"", "\"10.1.0.9:4800\"", 31, "peer.endpoint: found \"10.1.0.9:4800\", expected an address reached through port wan, while this one is reached through lan"),
     ("\"192.0.2.2:4800\"", "\"10.4.0.1:4800\"", 31, "peer.endpoint: found \"10.4.0.1:4800\", expected an address outside of the prefixes of all peers: a link can not run inside a link"),
     ("\"0.0.0.0/0\"\nvia = \"192.0.2.2\"\n", "\"0.0.0.0/1\"\nvia = \"192.0.2.2\"\n", 31, "peer.endpoint: found \"203.0.113.9:4800\", expected an address that some network or route of this file leads to"),
+    ("\"192.0.2.2:4800\"", "\"[fe80::2%2]:4800\"", 31, "peer.endpoint: found \"[fe80::2%2]:4800\", expected an address that some network or route of this file leads to"),
     // Routes.
+    ("via = \"192.0.2.2\"", "via = \"fe80::1%wan\"", 42, "route.via: found \"fe80::1%wan\", expected a port with an IPv6 address behind the % (); name one of these, or give the port an IPv6 address"),
+    ("\"10.9.0.0/16\"\nvia = \"site-b\"", "\"2001:db8:9::/48\"\nvia = \"192.0.2.2\"", 46, "route.via: found \"192.0.2.2\", expected a next hop of the family of 2001:db8:9::/48; correct the address, or route through a peer, which carries both"),
     ("via = \"192.0.2.2\"", "via = \"198.51.100.1\"", 42, "route.via: found \"198.51.100.1\", expected an address in a connected network (10.1.0.0/24, 10.1.1.0/24, 192.0.2.0/30); name a router on a port's own network, or a peer"),
     ("via = \"192.0.2.2\"", "via = \"192.0.2.1\"", 42, "route.via: found \"192.0.2.1\", expected another router's address, not one of this router or a broadcast"),
     ("via = \"192.0.2.2\"", "via = \"192.0.2.3\"", 42, "route.via: found \"192.0.2.3\", expected another router's address"),
-    ("via = \"site-b\"", "via = \"site-x\"", 46, "route.via: found \"site-x\", expected an IPv4 address or the name of a peer"),
+    ("via = \"site-b\"", "via = \"site-x\"", 46, "route.via: found \"site-x\", expected an address, a link-local one with its port such as \"fe80::1%wan\", or the name of a peer"),
     ("\"10.9.0.0/16\"", "\"0.0.0.0/0\"", 45, "route.prefix: found \"0.0.0.0/0\" again, first on line 41, expected one route for every prefix"),
     ("\"10.9.0.0/16\"", "\"10.4.1.0/24\"", 45, "route.prefix: found \"10.4.1.0/24\", expected no route inside 10.4.0.0/16, which goes to peer site-c; remove the route, or the prefix from the peer"),
     ("\"10.9.0.0/16\"", "\"10.1.1.0/24\"", 45, "route.prefix: found \"10.1.1.0/24\", expected no route to the own network of port lan"),
@@ -451,6 +505,17 @@ fn what_only_looks_broken_is_accepted() {
         // A point-to-point network has no broadcast address (RFC 3021).
         ("\"10.1.1.1/24\"", "\"10.1.1.0/31\""),
         ("\"10.1.1.1/24\"", "\"10.1.1.1/32\""),
+        // IPv6 beside IPv4, and instead of it; over a link of either family.
+        (
+            "\"10.1.1.1/24\"",
+            "\"10.1.1.1/24\", \"2001:db8:1::1/64\", \"2001:db8:f::/127\"",
+        ),
+        ("\"10.3.0.0/16\"", "\"2001:db8:2::/48\", \"64:ff9b::/96\""),
+        (
+            "\"192.0.2.1/30\"",
+            "\"192.0.2.1/30\", \"2001:db8:ffff::1/64\"",
+        ),
+        ("\"10.9.0.0/16\"", "\"2001:db8:9::/48\""),
         // Reached through the default route.
         ("\"192.0.2.2:4800\"", "\"203.0.113.9:4800\""),
         ("weight = 10", "weight = 0.01"),

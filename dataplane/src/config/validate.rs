@@ -250,15 +250,25 @@ impl Validator<'_> {
             self.networks.push((net, name.clone()));
             addresses.push(net);
         }
+        // IPv4 hosts need not take more than 576 bytes, and nothing smaller is a network (RFC 791).
+        let mtu = self.number(raw.mtu.as_ref(), "port.mtu", 576..=65535)?;
+        let v6 = addresses.iter().any(|net| net.addr().is_ipv6());
+        let least = i64::from(mef_packet::wire::ipv6::MIN_MTU);
+        if let (Some(raw), true) = (raw.mtu.as_ref(), v6 && mtu.is_some_and(|m| m < least)) {
+            return Err(self.source.error(
+                &raw.span(),
+                "port.mtu",
+                raw.get_ref().to_string(),
+                format!("at least {least} on a port with an IPv6 address (RFC 8200)"),
+                "raise it, or give the port IPv4 addresses only",
+            ));
+        }
         Ok(Port {
             name,
             interface: interface.clone(),
             driver,
             addresses,
-            // IPv4 hosts need not take more than 576 bytes, and nothing smaller is a network (RFC 791).
-            mtu: self
-                .number(raw.mtu.as_ref(), "port.mtu", 576..=65535)?
-                .map(|n| n as u16),
+            mtu: mtu.map(|n| n as u16),
             listen: self
                 .number(raw.listen.as_ref(), "port.listen", 1..=65535)?
                 .map_or(DEFAULT_LISTEN, |n| n as u16),

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use mef_io::Port;
-use mef_packet::wire::{ipv4, tcp};
+use mef_packet::wire::{ip, tcp};
 use mef_packet::{Buffer, Instant, Packet, PortId};
 
 use super::manner::Manner;
@@ -47,7 +47,7 @@ impl<P: Port> Router<P> {
     /// TCP whose meaning is end to end: authenticated segments (RFC 2385, RFC 5925).
     pub(super) fn must_stay_whole(&self, packet: &Packet<P::Buf>) -> bool {
         use mef_packet::wire::tcp_options::{KIND_AO, KIND_MD5};
-        let Ok(v) = ipv4::View::parse_unverified(packet.buf.bytes()) else {
+        let Ok(v) = ip::View::parse_unverified(packet.buf.bytes()) else {
             return false;
         };
         if v.is_fragment() {
@@ -66,13 +66,8 @@ impl<P: Port> Router<P> {
         peer: PeerId,
         mut bytes: Vec<u8>,
     ) -> Step<()> {
-        let (src, dst, ttl, protocol) = match ipv4::View::parse(&bytes) {
-            Ok(v) => (
-                IpAddr::from(v.src()),
-                IpAddr::from(v.dst()),
-                v.ttl(),
-                v.protocol(),
-            ),
+        let (src, dst, ttl, icmp) = match ip::View::parse(&bytes) {
+            Ok(v) => (v.src(), v.dst(), v.ttl(), v.is_icmp()),
             Err(e) => return dropped(Stage::Open, e),
         };
         if !self.fib.source_allowed(peer, src) {
@@ -91,7 +86,7 @@ impl<P: Port> Router<P> {
                 }
             }
             Some(Route::Connected { .. } | Route::Via { .. }) => {
-                if protocol == ipv4::PROTOCOL_ICMP && self.icmp_into_flow(now, &bytes) {
+                if icmp && self.icmp_into_flow(now, &bytes) {
                     return Ok(());
                 }
                 if ttl <= 1 {
@@ -99,7 +94,7 @@ impl<P: Port> Router<P> {
                     self.complain(now, port, &bytes, IcmpError::TimeExceeded);
                     return dropped(Stage::Route, DropReason::TtlExpired);
                 }
-                if ipv4::decrement_ttl(&mut bytes).is_err() {
+                if ip::decrement_ttl(&mut bytes).is_err() {
                     return dropped(Stage::Route, DropReason::TtlExpired);
                 }
                 let Some(tuple) = tuple_of(&bytes) else {
@@ -149,7 +144,7 @@ impl<P: Port> Router<P> {
         }
     }
 
-    /// Sends a whole IPv4 packet that the router made or unpacked, wherever the forwarding table says.
+    /// Sends a whole IP packet that the router made or unpacked, wherever the forwarding table says.
     pub(super) fn send_own(&mut self, now: Instant, bytes: &[u8]) {
         let Some(tuple) = tuple_of(bytes) else { return };
         let flow = self.flow_of(&tuple, &Treatment::default());

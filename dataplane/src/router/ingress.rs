@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mef_io::Port;
-use mef_packet::wire::{checksum, ethernet, ipv4, tcp, udp};
-use mef_packet::{Buffer, Checksum, Gso, Instant, Packet, PortId};
+use mef_packet::wire::{checksum, ethernet, ip, ipv4, ipv6, tcp, udp};
+use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
 
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
@@ -13,7 +13,7 @@ use crate::fib::{is_martian, Route};
 use crate::host_tcp;
 use crate::icmp::IcmpError;
 
-/// A valid IPv4 packet that is to go further; its buffer begins with the IP header.
+/// A valid IP packet that is to go further; its buffer begins with the IP header.
 pub(super) struct Transit<B> {
     pub packet: Packet<B>,
     pub port: PortId,
@@ -43,6 +43,7 @@ impl<P: Port> Router<P> {
         }
         match header.ethertype {
             ethernet::ETHERTYPE_IPV4 => {}
+            ethernet::ETHERTYPE_IPV6 if self.neighbours.link_local(port).is_some() => {}
             ethernet::ETHERTYPE_ARP => {
                 let done = self.neighbours.handle_arp(now, port, packet.buf.bytes());
                 self.neighbour_events(now);
@@ -53,10 +54,13 @@ impl<P: Port> Router<P> {
             }
             _ => return dropped(Stage::Ingress, DropReason::EtherTypeUnsupported),
         }
-        let (src, dst, protocol, total, fragment) = match ipv4::View::parse(packet.buf.bytes()) {
+        if ip::version(packet.buf.bytes()) != version_of(header.ethertype) {
+            return dropped(Stage::Ingress, DropReason::BadVersion);
+        }
+        let (src, dst, protocol, total, fragment) = match ip::View::parse(packet.buf.bytes()) {
             Ok(v) => (
-                IpAddr::from(v.src()),
-                IpAddr::from(v.dst()),
+                v.src(),
+                v.dst(),
                 v.protocol(),
                 v.total_len(),
                 v.is_fragment(),
@@ -64,7 +68,13 @@ impl<P: Port> Router<P> {
             Err(e) => return dropped(Stage::Ingress, e),
         };
         // Ethernet pads short frames.
-        packet.buf.truncate(usize::from(total));
+        packet.buf.truncate(total);
+        if src.is_ipv6() && (protocol == ipv6::PROTOCOL_ICMPV6 || is_martian(src)) {
+            // Neighbours speak of and from addresses that the forwarding table does not know.
+            if let Some(local) = self.between_neighbours(now, port, &mut packet)? {
+                return self.local(now, port, packet, local);
+            }
+        }
         if is_martian(src) {
             return dropped(Stage::Ingress, DropReason::MartianSource);
         }
@@ -83,6 +93,43 @@ impl<P: Port> Router<P> {
         }
     }
 
+    /// IPv6 between neighbours: Neighbour Discovery is done here; what is for the router's own
+    /// link-local address, or from a neighbour's to the router, goes to [`local`](Self::local) with
+    /// the protocol returned; `None` for what is no matter between neighbours.
+    fn between_neighbours(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        packet: &mut Packet<P::Buf>,
+    ) -> Step<Option<u8>> {
+        Self::complete_checksum(packet)?;
+        let Ok(view) = ipv6::View::parse(packet.buf.bytes()) else {
+            return dropped(Stage::Ingress, DropReason::Truncated);
+        };
+        let (src, dst, protocol) = (view.src(), view.dst(), view.protocol());
+        let ours = self.neighbours.is_own(port, dst.into());
+        if protocol == ipv6::PROTOCOL_ICMPV6 && (ours || dst.is_multicast()) {
+            let done = self.neighbours.handle_nd(now, port, &view);
+            self.neighbour_events(now);
+            match done {
+                Ok(true) => return Err(Stop::Done),
+                Ok(false) => {}
+                Err(reason) => return dropped(Stage::Ingress, reason),
+            }
+        }
+        if dst.is_multicast() {
+            return dropped(Stage::Ingress, DropReason::MartianDestination);
+        }
+        let link_local = ipv6::is_link_local(src) || ipv6::is_link_local(dst);
+        match link_local && ours {
+            true if self.neighbours.is_own(port, src.into()) => {
+                dropped(Stage::Ingress, DropReason::OwnAddressSpoofed)
+            }
+            true => Ok(Some(protocol)),
+            false => Ok(None),
+        }
+    }
+
     /// Damaged segments must not reach a byte stream: what the kernel or the NIC has not verified, we do.
     fn validate_transport(
         &self,
@@ -97,7 +144,7 @@ impl<P: Port> Router<P> {
         {
             return Ok(());
         }
-        let checked = ipv4::View::parse_unverified(packet.buf.bytes()).and_then(|v| {
+        let checked = ip::View::parse_unverified(packet.buf.bytes()).and_then(|v| {
             tcp::View::parse(v.payload()).and_then(|t| t.verify_checksum(v.src(), v.dst()))
         });
         match checked {
@@ -118,7 +165,7 @@ impl<P: Port> Router<P> {
         protocol: u8,
     ) -> Step<Transit<P::Buf>> {
         if protocol == ipv4::PROTOCOL_UDP {
-            let view = ipv4::View::parse_unverified(packet.buf.bytes());
+            let view = ip::View::parse_unverified(packet.buf.bytes());
             let ends = view.ok().and_then(|v| {
                 let u = udp::View::parse(v.payload()).ok()?;
                 Some((
@@ -134,7 +181,7 @@ impl<P: Port> Router<P> {
             let line = self.ports.get(usize::from(port.0)).and_then(|p| p.line);
             let listens = line.filter(|l| self.lines.get(*l).is_some_and(|l| l.listen == dst_port));
             if let Some(line) = listens {
-                let from = SocketAddr::new(src.into(), src_port);
+                let from = SocketAddr::new(src, src_port);
                 return self.open(now, line, from, &mut packet, at);
             }
             self.complain(now, port, packet.buf.bytes(), IcmpError::PortUnreachable);
@@ -152,7 +199,7 @@ impl<P: Port> Router<P> {
         } else {
             match self.icmp.echo_reply(now, packet.buf.bytes(), &mut out) {
                 Ok(()) => {
-                    self.send_own(now, &out);
+                    self.send_answer(now, port, &out);
                     Err(Stop::Done)
                 }
                 Err(reason) => dropped(Stage::Ingress, reason),
@@ -170,10 +217,10 @@ impl<P: Port> Router<P> {
         offending: &[u8],
         error: IcmpError,
     ) {
-        let Ok(view) = ipv4::View::parse_unverified(offending) else {
+        let Ok(view) = ip::View::parse_unverified(offending) else {
             return;
         };
-        let source = self.address(port, view.src().into());
+        let source = self.address(port, view.src());
         let mut out = Vec::new();
         if self
             .icmp
@@ -181,6 +228,21 @@ impl<P: Port> Router<P> {
             .is_ok()
         {
             self.send_own(now, &out);
+        }
+    }
+
+    /// Sends the answer to a packet that came in through `port`: back there if it is for a
+    /// link-local address, else wherever the forwarding table says.
+    fn send_answer(&mut self, now: Instant, port: PortId, answer: &[u8]) {
+        let to = ip::View::parse_unverified(answer).map(|v| v.dst());
+        match to {
+            Ok(IpAddr::V6(to)) if ipv6::is_link_local(to) => {
+                if let Some(buf) = self.buffer_of(port, answer) {
+                    let meta = Meta::default();
+                    self.send_ip(now, port, to.into(), Packet { buf, meta });
+                }
+            }
+            _ => self.send_own(now, answer),
         }
     }
 
@@ -195,5 +257,14 @@ impl<P: Port> Router<P> {
             packet.meta.checksum = Checksum::Verified;
         }
         Ok(())
+    }
+}
+
+/// The IP version that packets of an Ethernet type have.
+const fn version_of(ethertype: u16) -> u8 {
+    if ethertype == ethernet::ETHERTYPE_IPV6 {
+        6
+    } else {
+        4
     }
 }

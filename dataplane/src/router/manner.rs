@@ -224,9 +224,7 @@ impl<P: Port> Router<P> {
 
     /// An ICMP error of a host about a segment that we sent in another's name.
     pub(super) fn icmp_for_flow(&mut self, now: Instant, from: &Classified<P::Buf>) -> Step<()> {
-        if from.tuple.protocol == ipv4::PROTOCOL_ICMP
-            && self.icmp_into_flow(now, from.packet.buf.bytes())
-        {
+        if from.tuple.is_icmp() && self.icmp_into_flow(now, from.packet.buf.bytes()) {
             return Err(Stop::Done);
         }
         Ok(())

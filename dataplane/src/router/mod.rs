@@ -19,7 +19,7 @@ mod session;
 mod split;
 mod status;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mef_crypto::{Gate, Responder};
@@ -36,14 +36,13 @@ use crate::fib::Fib;
 use crate::flow_table::FlowTable;
 use crate::icmp::Icmp;
 use crate::neighbour::{Interface, Neighbours};
+use crate::outer;
 use crate::peer::Peer;
 use crate::rate::RateLimit;
 use crate::stats::Histogram;
 
 /// Packets taken from a port at a time.
 pub const BATCH: usize = 64;
-/// Outer IP and UDP header, LINK header and tag.
-const PACKET_OVERHEAD: u16 = 20 + 8 + mef_crypto::OVERHEAD as u16;
 const ETHERNET: u16 = 14;
 /// What leaves a line is sent in slices of at least this, so that pacing does not cost a wake-up per packet.
 const PACE: Duration = Duration::from_micros(250);
@@ -91,7 +90,7 @@ pub struct Seed {
 /// Why a router cannot be made of a configuration and its ports.
 #[derive(Debug, thiserror::Error)]
 pub enum RouterError {
-    #[error("port {port}: its interface has an MTU of {mtu} bytes, a port with peers needs at least 1280")]
+    #[error("port {port}: its interface has an MTU of {mtu} bytes, a port with peers or an IPv6 address needs at least 1280")]
     SmallMtu { port: String, mtu: u16 },
 }
 
@@ -180,8 +179,9 @@ impl<P: Port> Router<P> {
                 });
                 lines.len() - 1
             });
-            let has_peers = config.peers.iter().any(|p| p.port == id);
-            if has_peers && mtu < 1280 {
+            let needs_1280 = config.peers.iter().any(|p| p.port == id)
+                || c.addresses.iter().any(|a| a.addr().is_ipv6());
+            if needs_1280 && mtu < 1280 {
                 return Err(RouterError::SmallMtu {
                     port: c.name.clone(),
                     mtu,
@@ -209,6 +209,11 @@ impl<P: Port> Router<P> {
                 places.push((usize::MAX, 0));
                 continue;
             };
+            let v6 = config
+                .port(p.port)
+                .is_some_and(|c| c.addresses.iter().any(|a| a.addr().is_ipv6()));
+            // Until a peer that comes to us has come, the larger of the headers that may be needed.
+            let remote = p.endpoint.map_or(outer::any(v6), |e| e.ip());
             let link = LinkConfig {
                 even_flows: own < p.public_key,
                 boot_id: seed.boot_id,
@@ -217,7 +222,7 @@ impl<P: Port> Router<P> {
                 line_down: line.down,
                 // Half of the memory is for what arrives, shared by the links; the rest for what is to be sent.
                 link_credit: config.memory.0 / 2 / links,
-                packet_overhead: PACKET_OVERHEAD,
+                packet_overhead: outer::packet_overhead(&remote),
                 frame_overhead: frame_overhead(&line),
             };
             place
@@ -361,13 +366,13 @@ impl<P: Port> Router<P> {
 
     /// The router's address on `port`, as a source towards `neighbour`.
     fn address(&self, port: PortId, neighbour: IpAddr) -> IpAddr {
-        self.config
-            .port(port)
-            .and_then(|p| p.address_towards(neighbour))
-            .unwrap_or(match neighbour {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            })
+        let on_port = self.config.port(port);
+        // A port without an address of that family speaks from another port's.
+        on_port
+            .into_iter()
+            .chain(&self.config.ports)
+            .find_map(|p| p.address_towards(neighbour))
+            .unwrap_or(outer::any(neighbour.is_ipv6()))
     }
 
     /// Bytes in use of the memory budget.

@@ -11,8 +11,9 @@ use mef_protocol::recv_stream::StreamError;
 
 use super::ingress::Transit;
 use super::pipeline::{dropped, Step, Stop};
-use super::{Router, ETHERNET};
+use super::Router;
 use crate::drops::{DropReason, Stage};
+use crate::outer;
 
 impl<P: Port> Router<P> {
     /// Takes a UDP datagram of a link, or a super-frame of several, whose payload begins at `at`.
@@ -86,7 +87,7 @@ impl<P: Port> Router<P> {
             let [a, b, c, d, e, f, g, h, ..] = entropy();
             u64::from_be_bytes([a, b, c, d, e, f, g, h])
         };
-        let line_bytes = (datagram.len() + 28 + usize::from(ETHERNET)) as u64;
+        let line_bytes = outer::line_bytes(datagram.len(), &from.ip());
         let (number, range) = match peer.open(now, slot, from, datagram, token) {
             Ok(o) => o,
             Err(e) => return dropped(Stage::Open, e),

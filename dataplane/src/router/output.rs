@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mef_crypto::HEADER_LEN as LINK_HEADER;
 use mef_io::Port;
-use mef_packet::wire::{ecn, ethernet, ipv4, udp};
+use mef_packet::wire::{ethernet, ip, tcp};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
 use mef_protocol::line::Departure;
 use mef_protocol::link::Packed;
@@ -17,6 +17,7 @@ use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
 use crate::icmp::IcmpError;
 use crate::neighbour::{Event, Resolution};
+use crate::outer;
 
 const TAG: usize = mef_crypto::OVERHEAD - LINK_HEADER;
 
@@ -147,67 +148,42 @@ impl<P: Port> Router<P> {
         let Some((out_port, next_hop)) = self.next_hop(to.ip()) else {
             return;
         };
-        let payload = buf.len();
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = (self.address(port, next_hop), to.ip())
-        else {
-            self.counters.count(Stage::Seal, DropReason::NoRoute);
-            return;
-        };
-        // The tag authenticates the content; a zero checksum says that there is none (RFC 768).
-        let emitted = buf
-            .prepend(ipv4::HEADER_LEN + udp::HEADER_LEN)
-            .is_some_and(|headers| {
-                let Some((ip, u)) = headers.split_at_mut_checked(ipv4::HEADER_LEN) else {
-                    return false;
-                };
-                let header = ipv4::Header {
-                    dont_fragment: true,
-                    ..ipv4::Header::new(source, destination, ipv4::PROTOCOL_UDP)
-                };
-                header.emit(ip, payload + udp::HEADER_LEN).is_ok()
-                    && udp::Header {
-                        src_port: source_port,
-                        dst_port: to.port(),
-                    }
-                    .emit(u, payload)
-                    .is_ok()
-            });
-        let classed = class == 0 || ecn::set_traffic_class(buf.bytes_mut(), class).is_ok();
-        if !emitted || !classed {
+        let from = SocketAddr::new(self.address(port, next_hop), source_port);
+        let Ok(checksum) = outer::wrap(&mut buf, from, to, class) else {
             self.counters.count(Stage::Seal, DropReason::NoRoom);
             return;
-        }
-        self.send_ip(
-            now,
-            out_port,
-            next_hop,
-            Packet {
-                buf,
-                meta: Meta {
-                    checksum: Checksum::Verified,
-                    ..Meta::default()
-                },
-            },
-        );
+        };
+        let meta = Meta {
+            checksum,
+            ..Meta::default()
+        };
+        self.send_ip(now, out_port, next_hop, Packet { buf, meta });
     }
 
     /// Sends a TCP segment that the router made, with its partial checksum, to a host.
     pub(super) fn send_segment(&mut self, now: Instant, bytes: &[u8], gso_size: u16) {
-        let Ok(view) = ipv4::View::parse_unverified(bytes) else {
+        let Ok(view) = ip::View::parse_unverified(bytes) else {
             return;
         };
-        let Some((port, next_hop)) = self.next_hop(view.dst().into()) else {
+        let Some((port, next_hop)) = self.next_hop(view.dst()) else {
             return;
         };
         let Some(buf) = self.buffer_of(port, bytes) else {
             return;
         };
-        let start = (ethernet::HEADER_LEN + ipv4::HEADER_LEN) as u16;
+        let start = (ethernet::HEADER_LEN + view.header_len()) as u16;
         let meta = Meta {
             port,
-            gso: if gso_size > 0 { Gso::TcpV4 } else { Gso::None },
+            gso: match view {
+                _ if gso_size == 0 => Gso::None,
+                ip::View::V4(_) => Gso::TcpV4,
+                ip::View::V6(_) => Gso::TcpV6,
+            },
             gso_size,
-            checksum: Checksum::Partial { start, offset: 16 },
+            checksum: Checksum::Partial {
+                start,
+                offset: tcp::CHECKSUM_AT as u16,
+            },
             ..Meta::default()
         };
         self.send_ip(now, port, next_hop, Packet { buf, meta });
@@ -241,7 +217,10 @@ impl<P: Port> Router<P> {
         let header = ethernet::Header {
             dst,
             src: p.mac,
-            ethertype: ethernet::ETHERTYPE_IPV4,
+            ethertype: match ip::version(packet.buf.bytes()) {
+                6 => ethernet::ETHERTYPE_IPV6,
+                _ => ethernet::ETHERTYPE_IPV4,
+            },
         };
         let emitted = packet
             .buf
@@ -300,10 +279,10 @@ impl<P: Port> Router<P> {
 
     /// Nobody answers for the destination of `packet`: its sender hears of it, be it a host or one of our flows.
     fn unreachable(&mut self, now: Instant, port: PortId, packet: &[u8]) {
-        let Ok(view) = ipv4::View::parse_unverified(packet) else {
+        let Ok(view) = ip::View::parse_unverified(packet) else {
             return;
         };
-        let source = self.address(port, view.dst().into());
+        let source = self.address(port, view.dst());
         let mut out = Vec::new();
         if self
             .icmp

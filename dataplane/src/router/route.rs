@@ -2,7 +2,7 @@
 //! and where the forwarding table sends it.
 
 use mef_io::Port;
-use mef_packet::wire::ipv4;
+use mef_packet::wire::{ip, ipv4};
 use mef_packet::{Buffer, Instant, Packet, PortId};
 
 use super::ingress::Transit;
@@ -27,9 +27,9 @@ pub(super) struct Routed<B> {
     pub route: Route,
 }
 
-/// The flow of an IPv4 packet; ports are 0 in later fragments and where the protocol has none.
+/// The flow of an IP packet; ports are 0 in later fragments and where the protocol has none.
 pub(super) fn tuple_of(bytes: &[u8]) -> Option<FlowTuple> {
-    let v = ipv4::View::parse_unverified(bytes).ok()?;
+    let v = ip::View::parse_unverified(bytes).ok()?;
     let ported =
         matches!(v.protocol(), ipv4::PROTOCOL_TCP | ipv4::PROTOCOL_UDP) && v.fragment_offset() == 0;
     let (source_port, port) = match v.payload() {
@@ -37,8 +37,8 @@ pub(super) fn tuple_of(bytes: &[u8]) -> Option<FlowTuple> {
         _ => (0, 0),
     };
     Some(FlowTuple {
-        source: v.src().into(),
-        destination: v.dst().into(),
+        source: v.src(),
+        destination: v.dst(),
         protocol: v.protocol(),
         source_port,
         port,
@@ -67,7 +67,7 @@ impl<P: Port> Router<P> {
     ) -> Step<Routed<P::Buf>> {
         // The packet still has the TTL it came with: an ICMP error quotes it so.
         let expired =
-            ipv4::View::parse_unverified(from.packet.buf.bytes()).map_or(true, |v| v.ttl() <= 1);
+            ip::View::parse_unverified(from.packet.buf.bytes()).map_or(true, |v| v.ttl() <= 1);
         if expired {
             self.complain(
                 now,
@@ -86,7 +86,7 @@ impl<P: Port> Router<P> {
             );
             return dropped(Stage::Route, DropReason::NoRoute);
         };
-        if ipv4::decrement_ttl(from.packet.buf.bytes_mut()).is_err() {
+        if ip::decrement_ttl(from.packet.buf.bytes_mut()).is_err() {
             return dropped(Stage::Route, DropReason::TtlExpired);
         }
         Ok(Routed { from, route })

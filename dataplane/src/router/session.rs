@@ -10,9 +10,10 @@ use mef_packet::{Buffer, Instant};
 use mef_protocol::line::LinkEnd;
 
 use super::pipeline::{dropped, Step, Stop};
-use super::{Router, ETHERNET};
+use super::Router;
 use crate::config::PeerId;
 use crate::drops::{DropReason, Stage};
+use crate::outer;
 use crate::peer::Fresh;
 
 impl<P: Port> Router<P> {
@@ -279,7 +280,7 @@ impl<P: Port> Router<P> {
         };
         let (port, listen) = (l.port, l.listen);
         l.line
-            .charge(now, (payload.len() + 28 + usize::from(ETHERNET)) as u64);
+            .charge(now, outer::line_bytes(payload.len(), &to.ip()));
         let Some(buf) = self.buffer_of(port, payload) else {
             return;
         };

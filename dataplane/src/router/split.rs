@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_io::Port;
-use mef_packet::wire::{ecn, ipv4, tcp};
+use mef_packet::wire::{ecn, ip, tcp};
 use mef_packet::{Buffer, Instant, PortId};
 use mef_protocol::codec::Setup;
 use mef_protocol::link::{Event, Opening};
@@ -78,7 +78,7 @@ impl<P: Port> Router<P> {
             host: SocketAddr::new(t.source, t.source_port),
             far: SocketAddr::new(t.destination, t.port),
         };
-        let (flags, mss) = match ipv4::View::parse_unverified(bytes) {
+        let (flags, mss) = match ip::View::parse_unverified(bytes) {
             Ok(v) if v.is_fragment() => {
                 return dropped(Stage::Carry, DropReason::FragmentUnsupported)
             }

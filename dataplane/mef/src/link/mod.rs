@@ -409,6 +409,11 @@ impl Link {
             granted: f.recv.granted(),
         })
     }
+    /// What stands around an inner packet from now on, as [`LinkConfig::packet_overhead`]: the peer
+    /// is reached over another IP version.
+    pub fn set_packet_overhead(&mut self, bytes: u16) {
+        self.config.packet_overhead = bytes;
+    }
     /// Stream bytes in one full packet. Even, because the erasure code works on 16-bit words.
     pub fn payload_size(&self) -> usize {
         let around = usize::from(self.config.packet_overhead) + INNER_HEADER + DATA_OVERHEAD;

@@ -2,7 +2,7 @@
 //! ECN bits (RFC 3168), and what becomes of the latter where a packet leaves a
 //! tunnel (RFC 6040).
 
-use super::{ipv4, put, u16_at, WireError};
+use super::{ipv4, ipv6, WireError};
 
 /// The two ECN bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,11 +70,7 @@ pub fn traffic_class(packet: &[u8]) -> Option<u8> {
 pub fn set_traffic_class(packet: &mut [u8], value: u8) -> Result<(), WireError> {
     match packet.first().ok_or(WireError::Truncated)? >> 4 {
         4 => ipv4::set_dscp_ecn(packet, value),
-        6 if packet.len() >= 2 => {
-            let word = u16_at(packet, 0) & 0xf00f | u16::from(value) << 4;
-            put(packet, 0, &word.to_be_bytes())
-        }
-        6 => Err(WireError::Truncated),
+        6 => ipv6::set_traffic_class(packet, value),
         _ => Err(WireError::BadVersion),
     }
 }
@@ -139,6 +135,7 @@ mod tests {
 
             let word = 6 << 28 | u32::from(old) << 20 | flow_label;
             let mut v6 = word.to_be_bytes().to_vec();
+            v6.resize(ipv6::HEADER_LEN, 0);
             prop_assert_eq!(traffic_class(&v6), Some(old));
             set_traffic_class(&mut v6, new).unwrap();
             prop_assert_eq!(traffic_class(&v6), Some(new));

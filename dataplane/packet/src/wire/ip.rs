@@ -158,17 +158,6 @@ pub fn decrement_ttl(packet: &mut [u8]) -> Result<u8, WireError> {
     }
 }
 
-/// Sets the DS field and the ECN bits.
-///
-/// # Errors
-/// `Truncated`.
-pub fn set_dscp_ecn(packet: &mut [u8], value: u8) -> Result<(), WireError> {
-    match version(packet) {
-        6 => ipv6::set_traffic_class(packet, value),
-        _ => ipv4::set_dscp_ecn(packet, value),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,9 +193,8 @@ mod tests {
             assert!(!v.is_fragment() && !v.is_icmp() && v.dont_fragment());
             assert_eq!(v.dscp_ecn(), 0x2e);
             assert_eq!(decrement_ttl(&mut packet), Ok(8));
-            set_dscp_ecn(&mut packet, 0x2f).unwrap();
             let v = View::parse(&packet).unwrap();
-            assert_eq!((v.ttl(), v.dscp_ecn()), (8, 0x2f));
+            assert_eq!((v.ttl(), v.dscp_ecn()), (8, 0x2e));
         }
         assert_eq!(View::parse(&[]).unwrap_err(), WireError::Truncated);
         assert_eq!(View::parse(&[0x55; 60]).unwrap_err(), WireError::BadVersion);

@@ -51,6 +51,7 @@ pub struct View<'a> {
     header: &'a [u8],
     payload: &'a [u8],
     protocol: u8,
+    protocol_at: u16,
     fragment: Option<Fragment>,
 }
 
@@ -93,6 +94,7 @@ impl<'a> View<'a> {
     fn walk(packet: &'a [u8]) -> Result<Self, WireError> {
         let mut protocol = u8_at(packet, NEXT_HEADER_AT);
         let mut at = HEADER_LEN;
+        let mut protocol_at = NEXT_HEADER_AT;
         let mut fragment = None;
         let mut walked = 0;
         while matches!(
@@ -125,6 +127,7 @@ impl<'a> View<'a> {
                 }
             }
             protocol = u8_at(extension, 0);
+            protocol_at = at;
             at += len;
             if fragment.is_some_and(|f| f.offset != 0) {
                 break;
@@ -135,6 +138,7 @@ impl<'a> View<'a> {
             header,
             payload,
             protocol,
+            protocol_at: u16::try_from(protocol_at).unwrap_or(u16::MAX),
             fragment,
         })
     }
@@ -160,6 +164,10 @@ impl<'a> View<'a> {
     /// The protocol of the payload: the next header that the walk ended at.
     pub fn protocol(&self) -> u8 {
         self.protocol
+    }
+    /// Where in the packet the byte is that names the protocol.
+    pub fn protocol_at(&self) -> u16 {
+        self.protocol_at
     }
     /// `None` for a whole packet.
     pub fn fragment(&self) -> Option<Fragment> {
@@ -380,6 +388,7 @@ pub(crate) mod tests {
         let v = View::parse(&all).unwrap();
         assert_eq!((v.protocol(), v.payload()), (6, &[0xab; 12][..]));
         assert_eq!(v.header_len(), 40 + 8 + 24 + 24 + 8 + 16);
+        assert_eq!(v.protocol_at(), 40 + 8 + 24 + 24 + 8);
         // An atomic fragment (RFC 6946) is a whole packet.
         assert!(!v.is_fragment() && v.has_extensions());
         for end in 0..all.len() {

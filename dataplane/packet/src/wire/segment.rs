@@ -11,11 +11,7 @@ use alloc::vec::Vec;
 
 use super::checksum::{self, Sum};
 use super::tcp::Flags;
-use super::{ipv4, put, tcp, u16_at, u32_at, u8_at, udp, WireError};
-
-const IPV6_HEADER: usize = 40;
-/// Extension headers that are walked.
-const MAX_EXTENSIONS: usize = 8;
+use super::{ipv4, ipv6, put, tcp, u16_at, u32_at, u8_at, udp, WireError};
 
 /// Where the transport header of an IP packet begins, and which it is; `None` for later fragments and
 /// what is no IP packet.
@@ -26,27 +22,9 @@ pub fn transport(packet: &[u8]) -> Option<(usize, u8)> {
             (view.fragment_offset() == 0).then(|| (view.header_len(), view.protocol()))
         }
         6 => {
-            let (mut at, mut next) = (IPV6_HEADER, *packet.get(6)?);
-            for _ in 0..=MAX_EXTENSIONS {
-                match next {
-                    // Hop-by-hop options, routing, destination options.
-                    0 | 43 | 60 => {
-                        let length = 8 * (1 + usize::from(*packet.get(at + 1)?));
-                        next = *packet.get(at)?;
-                        at += length;
-                    }
-                    // Fragment: only the first has a transport header.
-                    44 => {
-                        if u16_at(packet.get(at..at + 8)?, 2) & 0xfff8 != 0 {
-                            return None;
-                        }
-                        next = *packet.get(at)?;
-                        at += 8;
-                    }
-                    _ => return Some((at, next)),
-                }
-            }
-            None
+            let view = ipv6::View::parse_quoted(packet).ok()?;
+            let later = view.fragment().is_some_and(|f| f.offset != 0);
+            (!later).then(|| (view.header_len(), view.protocol()))
         }
         _ => None,
     }
@@ -125,7 +103,7 @@ impl<'a> Segments<'a> {
             put(&mut out, 4, &ident.to_be_bytes())?;
             ipv4::fill_checksum(&mut out)?;
         } else {
-            let len = u16::try_from(out.len() - IPV6_HEADER).map_err(|_| WireError::NoRoom)?;
+            let len = u16::try_from(out.len() - ipv6::HEADER_LEN).map_err(|_| WireError::NoRoom)?;
             put(&mut out, 4, &len.to_be_bytes())?;
         }
         let pseudo = self.pseudo_header(v4, transport_len);
@@ -160,7 +138,7 @@ impl<'a> Segments<'a> {
             ipv4::PROTOCOL_UDP
         };
         // Source and destination stand next to each other in both headers.
-        let addresses = if v4 { 12..20 } else { 8..IPV6_HEADER };
+        let addresses = if v4 { 12..20 } else { 8..ipv6::HEADER_LEN };
         Sum::ZERO
             .bytes(self.packet.get(addresses).unwrap_or(&[]))
             .word(u16::from(protocol))

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{Checked, Text, Validator};
@@ -131,21 +131,25 @@ impl Validator<'_> {
     }
 
     pub(super) fn prefix(&self, text: &Text, key: &str) -> Checked<IpNet> {
-        let net: Ipv4Net = text.get_ref().parse().map_err(|_| {
+        let net: IpNet = text.get_ref().parse().map_err(|_| {
             self.wrong(
                 text,
                 key,
-                "an IPv4 prefix such as \"10.2.0.0/24\"",
-                "write address/length; one host is /32",
+                "a prefix such as \"10.2.0.0/24\" or \"2001:db8:2::/48\"",
+                "write address/length; one host is /32 or /128",
             )
         })?;
         if net.trunc() != net {
             let expected = format!("a prefix without host bits, such as \"{}\"", net.trunc());
             return Err(self.wrong(text, key, &expected, "write it so, or lengthen the prefix"));
         }
-        let net = IpNet::V4(net);
         if is_martian_prefix(net) {
-            let expected = "a prefix that can be routed, not 0/8, 127/8, multicast or reserved";
+            let expected = match net {
+                IpNet::V4(_) => {
+                    "a prefix that can be routed, not 0/8, 127/8, multicast or reserved"
+                }
+                IpNet::V6(_) => "a prefix that can be routed, not ::/64, link-local or multicast",
+            };
             return Err(self.wrong(text, key, expected, "correct or remove it"));
         }
         Ok(net)
@@ -154,26 +158,35 @@ impl Validator<'_> {
     /// An address of the router's own with its network.
     pub(super) fn address(&self, text: &Text) -> Checked<IpNet> {
         let key = "port.addresses";
-        let net: Ipv4Net = text
+        let net: IpNet = text
             .get_ref()
             .parse()
             .ok()
-            .filter(|net: &Ipv4Net| net.prefix_len() > 0)
+            .filter(|net: &IpNet| net.prefix_len() > 0)
             .ok_or_else(|| {
                 self.wrong(
                     text,
                     key,
-                    "an IPv4 address with its network's length, such as \"10.1.0.1/24\"",
+                    "an address with its network's length, such as \"10.1.0.1/24\" or \"2001:db8:1::1/64\"",
                     "write address/length",
                 )
             })?;
-        let edge =
-            net.prefix_len() < 31 && (net.addr() == net.network() || net.addr() == net.broadcast());
-        if edge || is_martian(net.addr().into()) {
-            let expected = "an address that a host can have, not a network's first or last, 0/8, 127/8, multicast or reserved";
+        let (edge, expected) = match net {
+            IpNet::V4(net) => (
+                net.prefix_len() < 31
+                    && (net.addr() == net.network() || net.addr() == net.broadcast()),
+                "an address that a host can have, not a network's first or last, 0/8, 127/8, multicast or reserved",
+            ),
+            // The first address of a network stands for all of its routers (RFC 4291 section 2.6.1).
+            IpNet::V6(net) => (
+                net.prefix_len() < 127 && net.addr() == net.network(),
+                "an address that a host can have, not a network's first, ::/64, link-local (every port has one by itself) or multicast",
+            ),
+        };
+        if edge || is_martian(net.addr()) {
             return Err(self.wrong(text, key, expected, "choose another address"));
         }
-        Ok(net.into())
+        Ok(net)
     }
 
     pub(super) fn at_most<T>(&self, tables: &[Spanned<T>], most: usize, key: &str) -> Checked<()> {

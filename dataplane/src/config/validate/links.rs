@@ -1,14 +1,15 @@
 //! Peers and routes: who is reached through what, without two answers for one
 //! address, and without a way past a link's encryption.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use mef_packet::wire::ipv6::is_link_local;
 use mef_packet::PortId;
 use toml::Spanned;
 
 use super::{overlap, Checked, Text, Validator, MAX_PEERS};
 use crate::config::raw::{RawPeer, RawRoute};
-use crate::config::{Peer, PeerId, StaticRoute, Via};
+use crate::config::{Peer, PeerId, Port, StaticRoute, Via};
 use crate::fib::{Fib, Route};
 
 impl Validator<'_> {
@@ -128,15 +129,16 @@ impl Validator<'_> {
         let endpoint = match &raw.endpoint {
             Some(text) => Some(
                 text.get_ref()
-                    .parse::<SocketAddrV4>()
+                    .parse::<SocketAddr>()
                     .ok()
                     .filter(|e| e.port() != 0)
-                    .map(SocketAddr::V4)
+                    // Without the scope that the text of a link-local address may have.
+                    .map(|e| SocketAddr::new(e.ip(), e.port()))
                     .ok_or_else(|| {
                         self.wrong(
                             text,
                             "peer.endpoint",
-                            "an IPv4 address and UDP port such as \"192.0.2.2:4800\"",
+                            "an address and UDP port such as \"192.0.2.2:4800\" or \"[2001:db8::2]:4800\"",
                             "correct it, or leave it out if the peer comes to us",
                         )
                     })?,
@@ -175,6 +177,13 @@ impl Validator<'_> {
             ));
         }
         let via = self.via(&raw.via)?;
+        if let Via::Gateway { address, .. } = via {
+            if address.is_ipv4() != prefix.addr().is_ipv4() {
+                let expected = format!("a next hop of the family of {prefix}");
+                let advice = "correct the address, or route through a peer, which carries both";
+                return Err(self.wrong(&raw.via, "route.via", &expected, advice));
+            }
+        }
         // Such a route would send in the clear what is meant for the link.
         let inside = self
             .prefixes
@@ -201,11 +210,14 @@ impl Validator<'_> {
             return Ok(Via::Peer(id));
         }
         let advice = "name a router on a port's own network, or a peer";
+        if let Some(via) = self.link_local(text) {
+            return via;
+        }
         let address: IpAddr = text.get_ref().parse().map_err(|_| {
             self.wrong(
                 text,
                 "route.via",
-                "an IPv4 address or the name of a peer",
+                "an address, a link-local one with its port such as \"fe80::1%wan\", or the name of a peer",
                 advice,
             )
         })?;
@@ -242,6 +254,33 @@ impl Validator<'_> {
                 ))
             }
         }
+    }
+
+    /// A next hop such as "fe80::1%wan": its address says nothing of where it is, so the port does.
+    fn link_local(&self, text: &Text) -> Option<Checked<Via>> {
+        let (address, name) = text.get_ref().split_once('%')?;
+        let address: Ipv6Addr = address.parse().ok().filter(|a| is_link_local(*a))?;
+        let ports = (0..=u16::MAX).map(PortId).zip(&self.ports);
+        let v6 = |p: &Port| p.addresses.iter().any(|a| a.addr().is_ipv6());
+        let found = ports.clone().find(|(_, p)| p.name == name && v6(p));
+        Some(match found {
+            Some((port, _)) => Ok(Via::Gateway {
+                port,
+                address: address.into(),
+            }),
+            None => {
+                let names: Vec<&str> = ports
+                    .filter(|(_, p)| v6(p))
+                    .map(|(_, p)| p.name.as_str())
+                    .collect();
+                let expected = format!(
+                    "a port with an IPv6 address behind the % ({})",
+                    names.join(", ")
+                );
+                let advice = "name one of these, or give the port an IPv6 address";
+                Err(self.wrong(text, "route.via", &expected, advice))
+            }
+        })
     }
 
     /// Every endpoint must be reachable in the clear through its peer's own port.
