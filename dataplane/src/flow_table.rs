@@ -8,7 +8,7 @@ use std::time::Duration;
 use mef_packet::{Instant, PortId};
 
 use crate::config::PeerId;
-use crate::host_tcp::{SmoltcpHost, TimeWait};
+use crate::host_tcp::{Endpoint, TimeWait};
 
 /// The host on this side and the one it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +25,7 @@ pub struct SplitFlow {
     pub number: u32,
     /// Where the host is.
     pub port: PortId,
-    pub host: Option<SmoltcpHost>,
+    pub host: Option<Endpoint>,
     /// The host's SYN, held back until the far server has answered (`open = "confirm"`).
     pub syn: Option<Vec<u8>>,
     /// How often the host has sent its SYN.

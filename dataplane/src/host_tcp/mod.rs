@@ -26,29 +26,16 @@
 //! merged. Transport checksums are neither verified nor completed here: the
 //! port does both ([`SegmentMeta::checksum`]).
 //!
-//! Limits of the first implementation, [`SmoltcpHost`]:
-//! - buffers and window scale are fixed at creation;
-//! - the retransmission timer starts at 1 s and never goes below, SYN and
-//!   SYN-ACK included; between two timeouts only three duplicate
-//!   acknowledgements repair a loss, one super-segment at a time;
-//! - out-of-order data is kept with at most 32 gaps (smoltcp's default is four,
-//!   its feature `assembler-max-segment-count-32` raises it); what exceeds them
-//!   is left to the host's retransmission;
-//! - a segment that was overtaken by one with a newer acknowledgement is left to
-//!   the host's retransmission too;
-//! - the receive ring goes round its memory also when it is empty, so that a
-//!   long connection comes to touch all of it, a short one only what it carries
-//!   (the transmit ring starts again at its beginning);
-//! - no congestion control towards the host: what bounds a burst is the host's
-//!   receive window, on the assumption that its segment is local;
-//! - no time-stamps (RFC 7323), no urgent pointer (data stays in line), no
-//!   data on a SYN, and RFC 5961 only where this module adds it.
+//! [`Endpoint`] is what the router uses. `SmoltcpHost` (feature `smoltcp-host`)
+//! stands on smoltcp: the simulator's hosts, and somebody else's idea of TCP for
+//! the tests.
 
-mod device;
-mod host;
+mod endpoint;
 mod reset;
-mod segment;
+#[cfg(any(test, feature = "smoltcp-host"))]
+mod smoltcp_host;
 mod time_wait;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -58,10 +45,12 @@ use std::time::Duration;
 
 use mef_packet::{Checksum, Instant};
 
-pub use host::SmoltcpHost;
+pub use endpoint::Endpoint;
 pub use reset::rst_for;
-pub use segment::icmp_flow;
+#[cfg(any(test, feature = "smoltcp-host"))]
+pub use smoltcp_host::SmoltcpHost;
 pub use time_wait::TimeWait;
+pub use wire::icmp_flow;
 
 /// Which side of the handshake the endpoint takes. `local` is whom it stands
 /// in for, `remote` the host behind the port.
@@ -95,12 +84,12 @@ impl Role {
 /// What an endpoint is created with.
 #[derive(Clone, Copy, Debug)]
 pub struct HostTcpConfig {
-    /// Receive buffer, bytes, 4 KiB to 64 MiB (clamped); fixes the window scale.
-    /// Memory is touched as bytes arrive, not when the endpoint is created.
+    /// Most that the receive buffer may grow to, bytes, 4 KiB to 64 MiB (clamped); fixes the
+    /// window scale. Memory is taken as bytes arrive, not when the endpoint is created.
     pub rx_buffer: usize,
-    /// Transmit buffer, bytes, 4 KiB to 64 MiB (clamped).
+    /// Most that the transmit buffer may grow to, bytes, 4 KiB to 64 MiB (clamped).
     pub tx_buffer: usize,
-    /// MTU of the port, bytes: the announced MSS is this less 40.
+    /// MTU of the port, bytes: the announced MSS is this less 40, with IPv6 less 60.
     pub local_mtu: u16,
     /// Seeds the initial sequence number; must be unpredictable to hosts (RFC 6528).
     pub isn_seed: u64,
@@ -112,8 +101,8 @@ pub struct HostTcpConfig {
 impl Default for HostTcpConfig {
     fn default() -> Self {
         Self {
-            rx_buffer: 1 << 20,
-            tx_buffer: 1 << 20,
+            rx_buffer: 4 << 20,
+            tx_buffer: 4 << 20,
             local_mtu: 1500,
             isn_seed: 0,
             timeout: None,
@@ -132,8 +121,8 @@ impl SegmentMeta {
     /// The checksum state of the packet once `l2_len` bytes stand before its IP header.
     pub fn checksum(&self, l2_len: u16) -> Checksum {
         Checksum::Partial {
-            start: l2_len.saturating_add(segment::IPV4_HEADER as u16),
-            offset: segment::TCP_CHECKSUM as u16,
+            start: l2_len.saturating_add(wire::IPV4_HEADER as u16),
+            offset: wire::TCP_CHECKSUM as u16,
         }
     }
 }
@@ -193,7 +182,7 @@ pub enum HostTcpError {
 /// Why a packet did not reach the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    #[error("neither a TCP segment over IPv4 nor an ICMP unreachable, or cut short")]
+    #[error("neither a TCP segment nor an ICMP error about one, or cut short")]
     Malformed,
     #[error("a fragment: reassemble before the flow")]
     Fragment,
@@ -209,11 +198,11 @@ pub enum SegmentError {
 /// until it returns `None`; a batch of segments may be handled first, so that it costs one
 /// acknowledgement.
 pub trait HostTcp {
-    /// Takes an IPv4 packet of this flow from the host: a segment (up to 64 KiB, its
+    /// Takes an IP packet of this flow from the host: a segment (up to 64 KiB, its
     /// checksum verified by the port), or an ICMP unreachable about one of ours.
     fn handle_segment(&mut self, now: Instant, ip_packet: &[u8]) -> Result<(), SegmentError>;
 
-    /// Puts the next IPv4 packet towards the host into `out`, replacing its content, with the
+    /// Puts the next IP packet towards the host into `out`, replacing its content, with the
     /// IP header complete and the pseudo-header sum in the checksum field. `None` leaves `out` as it is.
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SegmentMeta>;
 
@@ -256,4 +245,8 @@ pub trait HostTcp {
 
     /// The record that can answer for this connection once [`HostState::time_wait`] is set.
     fn time_wait_record(&self) -> Option<TimeWait>;
+
+    /// Bytes of memory held beside the endpoint itself: both buffers and what is kept about
+    /// the segments in them.
+    fn memory(&self) -> usize;
 }

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::segment::{parse_tcp, Header, SynOptions, ACK, RST};
+use super::wire::{parse_tcp, Outgoing, ACK, RST};
 
-/// The RST for a segment without a flow (RFC 9293 §3.10.7.1), as an IPv4 packet whose TCP
+/// The RST for a segment without a flow (RFC 9293 §3.10.7.1), as an IP packet whose TCP
 /// checksum is partial. `None` for a RST, for what is not a whole TCP segment, and for a sender
 /// that cannot be answered. The caller limits the rate.
 pub fn rst_for(ip_packet: &[u8]) -> Option<Vec<u8>> {
@@ -19,14 +19,5 @@ pub fn rst_for(ip_packet: &[u8]) -> Option<Vec<u8>> {
     } else {
         (0, s.seq.wrapping_add(s.seq_len()), RST | ACK)
     };
-    let header = Header {
-        src: s.dst,
-        dst: s.src,
-        seq,
-        ack,
-        flags,
-        window: 0,
-        syn: SynOptions::default(),
-    };
-    Some(header.to_packet())
+    Some(Outgoing::new(s.dst, s.src, seq, ack, flags).to_packet())
 }

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use super::segment::{parse_tcp, seq_diff, Header, Segment, SynOptions, ACK, RST, SYN};
+use super::wire::{parse_tcp, seq_diff, Outgoing, Segment, ACK, RST, SYN};
 
 /// A finished connection. How long it is kept (2 MSL) is the caller's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct TimeWait {
     pub snd_nxt: u32,
     /// The sequence number after the host's FIN.
     pub rcv_nxt: u32,
+    /// The time-stamps of the last segments, ours and the host's (RFC 7323), if they were in use:
+    /// there are hosts that hear nothing without.
+    pub timestamps: Option<(u32, u32)>,
 }
 
 impl TimeWait {
@@ -24,17 +27,13 @@ impl TimeWait {
         parse_tcp(ip_packet).filter(|s| s.src == self.remote && s.dst == self.local)
     }
 
-    /// The acknowledgement of everything, an IPv4 packet whose TCP checksum is partial.
+    /// The acknowledgement of everything, an IP packet whose TCP checksum is partial.
     pub fn ack(&self) -> Vec<u8> {
-        Header {
-            src: self.local,
-            dst: self.remote,
-            seq: self.snd_nxt,
-            ack: self.rcv_nxt,
-            flags: ACK,
+        Outgoing {
             // Nothing more is expected, but a zero window would make some hosts probe it.
             window: u16::MAX,
-            syn: SynOptions::default(),
+            timestamps: self.timestamps,
+            ..Outgoing::new(self.local, self.remote, self.snd_nxt, self.rcv_nxt, ACK)
         }
         .to_packet()
     }

@@ -27,7 +27,7 @@ use crate::config::{OpenMode, PeerId};
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
 use crate::flow_table::{FlowKey, SplitFlow};
-use crate::host_tcp::{self, End, HostTcp, HostTcpConfig, Role, SmoltcpHost};
+use crate::host_tcp::{self, End, Endpoint, HostTcp, HostTcpConfig, Role};
 use crate::icmp::IcmpError;
 
 /// Why a flow was refused, on the wire.
@@ -172,7 +172,7 @@ impl<P: Port> Router<P> {
             return;
         };
         let Some(syn) = f.syn.take() else { return };
-        match SmoltcpHost::new(
+        match Endpoint::new(
             now,
             Role::Passive {
                 local: key.far,
@@ -266,7 +266,7 @@ impl<P: Port> Router<P> {
         let config = self.host_config(port);
         let host = match refused {
             Some((reason, code)) => Err((reason, code)),
-            None => SmoltcpHost::new(
+            None => Endpoint::new(
                 now,
                 Role::Active {
                     local: setup.source,

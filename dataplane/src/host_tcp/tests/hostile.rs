@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::super::segment::{parse_tcp, ACK, FIN, SYN};
+use super::super::smoltcp_host::segment::{parse_tcp, ACK, FIN, SYN};
 use super::super::{icmp_flow, rst_for, HostTcp, HostTcpConfig, TimeWait};
 use super::*;
 
@@ -196,7 +196,7 @@ proptest! {
         let _ = net.sides[1].tcp.is_keep_alive(&p);
         let _ = rst_for(&p);
         let _ = icmp_flow(&p);
-        let record = TimeWait { local: SERVER, remote: CLIENT, snd_nxt: 1, rcv_nxt: 2 };
+        let record = TimeWait { local: SERVER, remote: CLIENT, snd_nxt: 1, rcv_nxt: 2, timestamps: None };
         let _ = record.answer(&p);
         let _ = record.may_reopen(&p);
         net.collect(1);

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use mef_packet::Instant;
 
-use super::segment::{self, parse_tcp, Header, Segment, SynOptions, FIN, PSH};
-use super::{HostTcp, HostTcpConfig, Role, SegmentMeta, SmoltcpHost};
+use super::smoltcp_host::segment::{parse_tcp, Header, Segment, SynOptions, FIN, PSH};
+use super::{Endpoint, HostTcp, HostTcpConfig, Role, SegmentMeta};
 
 pub const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 40_000);
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), 443);
@@ -83,7 +83,7 @@ pub fn cut(packet: &[u8], meta: SegmentMeta) -> Vec<Vec<u8>> {
 
 /// One side: its endpoint, what it still has to send and what it has got.
 pub struct Side {
-    pub tcp: SmoltcpHost,
+    pub tcp: Endpoint,
     pub seed: u64,
     /// Bytes to send in all, and how many have been written.
     pub to_send: u64,
@@ -99,7 +99,7 @@ pub struct Side {
 }
 
 impl Side {
-    fn new(tcp: SmoltcpHost, seed: u64) -> Self {
+    fn new(tcp: Endpoint, seed: u64) -> Self {
         Self {
             tcp,
             seed,
@@ -178,7 +178,7 @@ impl Net {
 
     pub fn with(opener: HostTcpConfig, answerer: HostTcpConfig) -> Self {
         let now = Instant::from_millis(5_000);
-        let a = SmoltcpHost::new(
+        let a = Endpoint::new(
             now,
             Role::Active {
                 local: CLIENT,
@@ -186,7 +186,7 @@ impl Net {
             },
             &opener,
         );
-        let b = SmoltcpHost::new(
+        let b = Endpoint::new(
             now,
             Role::Passive {
                 local: SERVER,
@@ -379,6 +379,6 @@ pub fn icmp_unreachable(about: &[u8], code: u8, mtu: u16) -> Vec<u8> {
     p.extend_from_slice(&about[..28]);
     let total = (p.len() as u16).to_be_bytes();
     p[2..4].copy_from_slice(&total);
-    assert!(segment::icmp_flow(&p).is_some());
+    assert!(super::icmp_flow(&p).is_some());
     p
 }

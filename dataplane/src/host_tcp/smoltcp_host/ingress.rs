@@ -3,11 +3,11 @@
 
 use smoltcp::socket::tcp::State;
 
-use super::super::segment::{
+use super::super::{rst_for, End, SegmentError, TimeWait};
+use super::segment::{
     self, seq_diff, Header, Segment, SynOptions, Unreachable, ACK, FIN, IPV4_HEADER, RST, SYN,
     TCP_HEADER,
 };
-use super::super::{rst_for, End, SegmentError, TimeWait};
 use super::{SmoltcpHost, DEFAULT_MSS};
 
 /// Most payload of a super-segment, bytes: with any headers it stays below 64 KiB.
@@ -177,6 +177,7 @@ impl SmoltcpHost {
                 remote,
                 snd_nxt,
                 rcv_nxt,
+                timestamps: None,
             };
             if self.socket().state() == State::TimeWait {
                 self.reply(record.ack());

@@ -4,21 +4,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::SegmentError;
+use super::super::SegmentError;
 
-pub(super) const IPV4_HEADER: usize = 20;
-pub(super) const TCP_HEADER: usize = 20;
+pub(in crate::host_tcp) const IPV4_HEADER: usize = 20;
+pub(in crate::host_tcp) const TCP_HEADER: usize = 20;
 /// Offset of the checksum in a TCP header.
-pub(super) const TCP_CHECKSUM: usize = 16;
+pub(in crate::host_tcp) const TCP_CHECKSUM: usize = 16;
 
 const PROTO_ICMP: u8 = 1;
 const PROTO_TCP: u8 = 6;
 
-pub(super) const FIN: u8 = 0x01;
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const PSH: u8 = 0x08;
-pub(super) const ACK: u8 = 0x10;
+pub(in crate::host_tcp) const FIN: u8 = 0x01;
+pub(in crate::host_tcp) const SYN: u8 = 0x02;
+pub(in crate::host_tcp) const RST: u8 = 0x04;
+pub(in crate::host_tcp) const PSH: u8 = 0x08;
+pub(in crate::host_tcp) const ACK: u8 = 0x10;
 
 const OPT_END: u8 = 0;
 const OPT_NOP: u8 = 1;
@@ -45,19 +45,19 @@ fn put(b: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 /// `a - b` in sequence space (RFC 9293 §3.4): negative if `a` is before `b`.
-pub(super) fn seq_diff(a: u32, b: u32) -> i32 {
+pub(in crate::host_tcp) fn seq_diff(a: u32, b: u32) -> i32 {
     a.wrapping_sub(b) as i32
 }
 
 /// What an IPv4 packet carries.
-pub(super) enum Packet<'a> {
+pub(in crate::host_tcp) enum Packet<'a> {
     Tcp(Segment<'a>),
     Unreachable(Unreachable),
 }
 
 /// A TCP segment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment<'a> {
+pub(in crate::host_tcp) struct Segment<'a> {
     pub src: SocketAddr,
     pub dst: SocketAddr,
     pub seq: u32,
@@ -73,7 +73,7 @@ pub(super) struct Segment<'a> {
 
 /// An ICMP destination unreachable about a TCP segment (RFC 792).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Unreachable {
+pub(in crate::host_tcp) struct Unreachable {
     pub code: u8,
     /// Next hop's MTU with code 4 (RFC 1191), 0 where the router does not say.
     pub mtu: u16,
@@ -95,7 +95,7 @@ fn ipv4(p: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 /// Reads `p`; checksums are the port's business.
-pub(super) fn parse(p: &[u8]) -> Result<Packet<'_>, SegmentError> {
+pub(in crate::host_tcp) fn parse(p: &[u8]) -> Result<Packet<'_>, SegmentError> {
     let (header_len, body) = ipv4(p).ok_or(SegmentError::Malformed)?;
     // More fragments, or an offset.
     if u16_at(p, 6).unwrap_or(0) & 0x3fff != 0 {
@@ -110,7 +110,7 @@ pub(super) fn parse(p: &[u8]) -> Result<Packet<'_>, SegmentError> {
 }
 
 /// The TCP segment in `p`, if it is one.
-pub(super) fn parse_tcp(p: &[u8]) -> Option<Segment<'_>> {
+pub(in crate::host_tcp) fn parse_tcp(p: &[u8]) -> Option<Segment<'_>> {
     match parse(p) {
         Ok(Packet::Tcp(s)) => Some(s),
         _ => None,
@@ -157,15 +157,6 @@ fn unreachable(icmp: &[u8]) -> Option<Unreachable> {
     })
 }
 
-/// The flow that an ICMP destination unreachable is about: (`local`, `remote`) as in
-/// [`Role`](super::Role). `None` for any other packet.
-pub fn icmp_flow(ip_packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
-    match parse(ip_packet) {
-        Ok(Packet::Unreachable(u)) => Some((u.src, u.dst)),
-        _ => None,
-    }
-}
-
 impl Segment<'_> {
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -190,7 +181,7 @@ impl Segment<'_> {
 
 /// Options of a SYN that matter here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SynOptions {
+pub(in crate::host_tcp) struct SynOptions {
     pub mss: Option<u16>,
     pub window_scale: Option<u8>,
     pub sack_permitted: bool,
@@ -218,7 +209,7 @@ fn walk_options(options: &[u8], mut f: impl FnMut(usize, u8, &[u8])) {
 }
 
 /// Overwrites the MSS option of the segment in `p` (20-byte IP header), if it has one.
-pub(super) fn set_mss(p: &mut [u8], mss: u16) {
+pub(in crate::host_tcp) fn set_mss(p: &mut [u8], mss: u16) {
     let Some(s) = parse_tcp(p) else { return };
     let mut value_at = None;
     walk_options(s.options, |at, kind, _| {
@@ -252,7 +243,7 @@ fn fold(mut sum: u32) -> u16 {
 }
 
 /// Writes the pseudo-header sum (RFC 9293 §3.1) into the checksum field of the segment in `p`.
-pub(super) fn set_partial_checksum(p: &mut [u8]) {
+pub(in crate::host_tcp) fn set_partial_checksum(p: &mut [u8]) {
     let Some((header_len, body)) = ipv4(p) else {
         return;
     };
@@ -264,7 +255,7 @@ pub(super) fn set_partial_checksum(p: &mut [u8]) {
 
 /// A segment without payload that this module sends itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(in crate::host_tcp) struct Header {
     pub src: SocketAddr,
     pub dst: SocketAddr,
     pub seq: u32,
@@ -317,7 +308,7 @@ impl Header {
 
 /// A copy of the segment in `p` with only the first `keep` bytes of its payload and neither
 /// FIN nor PSH. The IP checksum is left as it was.
-pub(super) fn truncated(p: &[u8], s: &Segment<'_>, keep: usize) -> Vec<u8> {
+pub(in crate::host_tcp) fn truncated(p: &[u8], s: &Segment<'_>, keep: usize) -> Vec<u8> {
     let total = s.headers_len + keep.min(s.payload_len);
     let mut copy = p.get(..total).unwrap_or(p).to_vec();
     put(&mut copy, 2, &(total as u16).to_be_bytes());

@@ -5,12 +5,19 @@
 //! is rewritten on the way out); what it emits then crosses as super-segments
 //! that the port or the kernel cuts to the host's real size.
 //!
+//! What it is not, and [`Endpoint`](super::Endpoint) is: its buffers and window
+//! scale are fixed at creation, its retransmission timer starts at 1 s and never
+//! goes below, it has no selective acknowledgement when it sends, no time-stamps, and no
+//! congestion control.
+//!
 //! Around it this module keeps what smoltcp does not: sequence numbers for the
 //! TIME-WAIT record and challenge acknowledgements (RFC 5961 §3.2, §4.2), the
 //! edge of the window as the host was told it, why a connection ended, and a
 //! timeout that spares idle connections.
 
+mod device;
 mod ingress;
+pub(super) mod segment;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -21,9 +28,9 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
-use super::device::Wire;
-use super::segment::{
-    self, parse, parse_tcp, seq_diff, Header, Packet, SynOptions, ACK, FIN, IPV4_HEADER, RST, SYN,
+use self::device::Wire;
+use self::segment::{
+    parse, parse_tcp, seq_diff, Header, Packet, SynOptions, ACK, FIN, IPV4_HEADER, RST, SYN,
     TCP_HEADER,
 };
 use super::{
@@ -481,5 +488,9 @@ impl HostTcp for SmoltcpHost {
 
     fn time_wait_record(&self) -> Option<TimeWait> {
         self.time_wait
+    }
+
+    fn memory(&self) -> usize {
+        self.socket().recv_capacity() + self.socket().send_capacity()
     }
 }
