@@ -92,7 +92,7 @@ pub fn endpoint(data: &[u8]) {
                 icmp[2..4].copy_from_slice(&sum.to_be_bytes());
                 said = Some(ip(ipv4::PROTOCOL_ICMP, &icmp));
             }
-            10 => now = now + Duration::from_millis(u64::from(input.u16())),
+            10 => now += Duration::from_millis(u64::from(input.u16())),
             11 => {
                 let n = usize::from(input.u16());
                 let before = host.readable();

@@ -119,8 +119,8 @@ pub fn conversation(data: &[u8]) {
         let [end] = &mut ends;
         let link = &mut end.link;
         match op % 16 {
-            0 => now = now + Duration::from_millis(u64::from(input.u16())),
-            1 => now = now + Duration::from_micros(u64::from(input.u16())),
+            0 => now += Duration::from_millis(u64::from(input.u16())),
+            1 => now += Duration::from_micros(u64::from(input.u16())),
             2 => {
                 let bytes = input.bytes();
                 let _ = link.handle_packet(now, &mut pool, peers_number, 100, bytes);

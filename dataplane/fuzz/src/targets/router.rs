@@ -142,7 +142,7 @@ pub fn frames(data: &[u8]) {
     }
     for _ in 0..20 {
         turn(now, &mut sides);
-        now = now + Duration::from_micros(500);
+        now += Duration::from_micros(500);
     }
     let mut last = [Vec::new(), Vec::new()];
     let mut input = Input(data);
@@ -154,7 +154,7 @@ pub fn frames(data: &[u8]) {
         let at = usize::from(op & 1);
         let me = at as u8 + 1;
         match op >> 1 & 7 {
-            0 => now = now + Duration::from_millis(u64::from(input.u16() % 5000)),
+            0 => now += Duration::from_millis(u64::from(input.u16() % 5000)),
             1 => inject(&sides[at].lan, input.bytes()),
             2 => inject(&sides[at].wan, input.bytes()),
             3 => {
@@ -193,7 +193,7 @@ pub fn frames(data: &[u8]) {
                 *last = frame;
             }
         }
-        now = now + Duration::from_micros(200);
+        now += Duration::from_micros(200);
         for s in &mut sides {
             let _ = s.router.next_wake(now);
             assert!(s.router.memory().0 <= MEMORY + (256 << 10), "memory");
