@@ -17,7 +17,7 @@ use mef_crypto::PrivateKey;
 use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::{LinkState, Snapshot};
 use mef_dataplane::drops::{DropReason, Stage};
-use mef_dataplane::host_tcp::{HostTcp, HostTcpConfig, Role, SmoltcpHost};
+use mef_dataplane::host_tcp::{Endpoint, HostTcp, HostTcpConfig, Role};
 use mef_dataplane::router::{Router, Seed};
 use mef_io::{Caps, MemPort, MemWire};
 use mef_packet::{Buffer, Checksum, Gso, HeapBuf, Instant, Meta, Packet};
@@ -112,7 +112,7 @@ pub struct Side {
     lan: MemWire,
     wan: MemWire,
     /// TCP endpoints in the place of hosts, by their own and the far address.
-    pub hosts: HashMap<(SocketAddr, SocketAddr), SmoltcpHost>,
+    pub hosts: HashMap<(SocketAddr, SocketAddr), Endpoint>,
     /// IP packets that the hosts received and that are no segment of theirs.
     pub inbox: Vec<Vec<u8>>,
 }
@@ -407,20 +407,20 @@ impl World {
                 Role::Passive { local, remote }
             }
         };
-        let a = SmoltcpHost::new(self.now, role(client, server, true), &config).unwrap();
-        let b = SmoltcpHost::new(self.now, role(server, client, false), &config).unwrap();
+        let a = Endpoint::new(self.now, role(client, server, true), &config).unwrap();
+        let b = Endpoint::new(self.now, role(server, client, false), &config).unwrap();
         self.sides[0].hosts.insert((client, server), a);
         self.sides[1].hosts.insert((server, client), b);
         Flow { client, server }
     }
 
-    pub fn client(&mut self, flow: Flow) -> &mut SmoltcpHost {
+    pub fn client(&mut self, flow: Flow) -> &mut Endpoint {
         self.sides[0]
             .hosts
             .get_mut(&(flow.client, flow.server))
             .unwrap()
     }
-    pub fn server(&mut self, flow: Flow) -> &mut SmoltcpHost {
+    pub fn server(&mut self, flow: Flow) -> &mut Endpoint {
         self.sides[1]
             .hosts
             .get_mut(&(flow.server, flow.client))

@@ -103,7 +103,8 @@ impl Trace {
         let within = self.at_ms.get((n % len) as usize).copied().unwrap_or(0);
         (n / len)
             .saturating_mul(self.period_ms)
-            .saturating_add(within).saturating_mul(1_000_000)
+            .saturating_add(within)
+            .saturating_mul(1_000_000)
     }
 
     /// The first opportunity at or after `ns` from the start.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mef_dataplane::host_tcp::{self, HostTcp, HostTcpConfig, Role, SmoltcpHost, TimeWait};
+use mef_dataplane::host_tcp::{self, Endpoint, HostTcp, HostTcpConfig, Role, TimeWait};
 use mef_packet::wire::{ipv4, tcp};
 use mef_packet::Instant;
 
@@ -67,7 +67,7 @@ pub fn endpoint(data: &[u8]) {
         ..HostTcpConfig::default()
     };
     let mut now = Instant::from_millis(1);
-    let mut host = SmoltcpHost::new(now, role, &config).expect("valid addresses");
+    let mut host = Endpoint::new(now, role, &config).expect("valid addresses");
     let mut seen = Seen::default();
     let mut record: Option<TimeWait> = None;
     let mut written = 0;
@@ -154,7 +154,7 @@ fn a_segment(input: &mut Input<'_>, op: u8, seen: &Seen) -> Vec<u8> {
 }
 
 /// Takes all that the endpoint says, as its host would.
-fn listen(now: Instant, host: &mut SmoltcpHost, seen: &mut Seen) {
+fn listen(now: Instant, host: &mut Endpoint, seen: &mut Seen) {
     let mut out = Vec::new();
     for _ in 0..1000 {
         if host.poll_transmit(now, &mut out).is_none() {
