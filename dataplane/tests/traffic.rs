@@ -394,6 +394,46 @@ fn datagrams_keep_all_but_ttl_and_marks() {
 }
 
 #[test]
+fn a_split_connection_keeps_the_class_of_its_syn_and_ends_its_marks_here() {
+    let mut w = World::new(Extra::default(), Extra::default());
+    let (from, to) = ((A, 40_000), (B, 80));
+    let mut syn = segment(from, to, 1000, tcp::Flags::SYN, b"");
+    // AF41, and ECT(0), which no SYN should have.
+    ecn::set_traffic_class(&mut syn, 0x8a).unwrap();
+    w.host_sends(0, &syn);
+    w.run(50);
+    let opened = w.received(1).remove(0);
+    assert_eq!((opened[1], opened[9]), (0x88, 6));
+    let seq = tcp::View::parse(&opened[20..]).unwrap().seq();
+    let mut answer = segment(to, from, 5000, tcp::Flags::SYN | tcp::Flags::ACK, b"");
+    answer[28..32].copy_from_slice(&(seq + 1).to_be_bytes());
+    let (s, d) = (std::net::Ipv4Addr::from(B), std::net::Ipv4Addr::from(A));
+    tcp::fill_checksum(&mut answer[20..], s, d).unwrap();
+    w.host_sends(1, &answer);
+    w.run(50);
+    let accepted = w.received(0).remove(0);
+    assert_eq!((accepted[1], accepted[9]), (0x88, 6));
+    let theirs = tcp::View::parse(&accepted[20..]).unwrap().seq();
+    w.forget();
+    let mut data = segment(from, to, 1001, tcp::Flags::ACK, b"GET /");
+    data[28..32].copy_from_slice(&(theirs + 1).to_be_bytes());
+    tcp::fill_checksum(&mut data[20..], d, s).unwrap();
+    w.host_sends(0, &data);
+    w.run(50);
+    let delivered = w.received(1);
+    assert!(delivered
+        .iter()
+        .any(|p| p.ends_with(b"GET /") && p[1] == 0x88));
+    // The stream's packets show the class; control does not.
+    assert!(w.classes.contains(&0x88), "{:?}", w.classes);
+    assert!(
+        w.classes.iter().all(|c| [0, 0x88].contains(c)),
+        "{:?}",
+        w.classes
+    );
+}
+
+#[test]
 fn the_class_outside_can_be_switched_off_but_not_the_marks() {
     let zero = Extra {
         line: "dscp = \"zero\"",

@@ -17,7 +17,7 @@ use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
 
 use mef_packet::wire::ecn::Ecn;
-use mef_packet::{BitRate, Instant};
+use mef_packet::{BitRate, Bytes, Instant};
 
 use crate::classes::Class;
 
@@ -57,7 +57,7 @@ impl Queued for () {
 /// What a packet costs beside its bytes, so that many small ones do not hold more memory than they are counted for.
 const PER_PACKET: usize = 256;
 /// A backlog of one large packet is never too long.
-const ONE_PACKET: usize = 1514;
+const ONE_PACKET: usize = 1514 + PER_PACKET;
 
 /// Bounds of a set of queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ impl Limits {
             .min(room.saturating_mul(2))
             .max(256 * 1024);
         Self {
-            target: interval / 10,
+            // On a slow line two packets are no queue.
+            target: (interval / 10).max(line.time_for(Bytes(2 * 1514))),
             interval,
             flow_bytes: room.clamp(64 * 1024, total_bytes / 2),
             total_bytes,

@@ -592,3 +592,39 @@ fn quic_like_senders_fill_the_line_and_lose_nothing_where_they_see_marks() {
         }
     }
 }
+
+#[test]
+fn a_call_in_the_latency_class_crosses_a_crowded_line_and_an_ordinary_one_does_not() {
+    let crossed = |class| {
+        let mut w = World::new(2, Duration::from_millis(40), 1500);
+        for _ in 0..60 {
+            w.open_stream();
+        }
+        w.run(Duration::from_secs(3), |_| Instant::FAR_FUTURE);
+        // 80 kbit/s of voice, more than two fair shares of 33.
+        let gap = Duration::from_millis(20);
+        let (mut sent, mut slowest) = (0u64, Duration::ZERO);
+        w.run(Duration::from_secs(5), |w| {
+            for p in w.arrived.drain(..) {
+                let at = Instant::from_nanos(sequence(&p));
+                slowest = slowest.max(w.now.since(at));
+            }
+            blast(w, gap, |w, _| {
+                if w.now.as_nanos() % gap.as_nanos() as u64 == 0 {
+                    let flow = DatagramFlow { class, ..of(9) };
+                    let packet = datagram(200, Ecn::NotEct, w.now.as_nanos());
+                    let _ = w.ends[0].link.send_datagram(w.now, flow, packet);
+                    sent += 1;
+                }
+            })
+        });
+        (sent, slowest)
+    };
+    let (sent, slowest) = crossed(Class::Latency);
+    println!("latency class: slowest of {sent} took {slowest:?}");
+    // The way, and the packet that is just leaving.
+    assert!(sent > 240 && slowest < Duration::from_millis(20 + 15));
+    let (_, slowest) = crossed(Class::Balanced);
+    println!("balanced: slowest took {slowest:?}");
+    assert!(slowest > Duration::from_millis(200), "{slowest:?}");
+}

@@ -12,7 +12,7 @@ use mef_protocol::link::Packed;
 
 use super::pipeline::{dropped, Step};
 use super::plain::PlainPacket;
-use super::Router;
+use super::{Router, ETHERNET};
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
 use crate::icmp::IcmpError;
@@ -186,6 +186,11 @@ impl<P: Port> Router<P> {
             },
             ..Meta::default()
         };
+        let line = self.ports.get(usize::from(port.0)).and_then(|p| p.line);
+        if let Some(l) = line.and_then(|l| self.lines.get_mut(l)) {
+            // A host on a line: its window paces it, what it gets is the line's all the same.
+            l.line.charge(now, bytes.len() as u64 + u64::from(ETHERNET));
+        }
         self.send_ip(now, port, next_hop, Packet { buf, meta });
     }
 

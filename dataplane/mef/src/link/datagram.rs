@@ -79,7 +79,7 @@ impl Link {
         } else {
             Duration::from_millis(200)
         };
-        Limits::new(self.config.line_up, rtt + HOSTS_RTT, memory)
+        Limits::new(self.rate_limit(), rtt + HOSTS_RTT, memory)
     }
 
     /// Whether a datagram of `size` bytes of `flow` would be taken now; to be asked before it is put together.
