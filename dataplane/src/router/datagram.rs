@@ -155,18 +155,30 @@ fn count_new(counters: &mut Counters, counted: &mut DatagramStats, total: Datagr
     }
     let (a, b) = (&total.queues, &counted.queues);
     for (stage, reason, n) in [
-        (Stage::Line, DropReason::QueueDelay, a.delayed - b.delayed),
-        (Stage::Line, DropReason::QueueFull, a.evicted - b.evicted),
-        (Stage::Line, DropReason::QueueStale, a.stale - b.stale),
+        (
+            Stage::Line,
+            DropReason::QueueDelay,
+            a.delayed.saturating_sub(b.delayed),
+        ),
+        (
+            Stage::Line,
+            DropReason::QueueFull,
+            a.evicted.saturating_sub(b.evicted),
+        ),
+        (
+            Stage::Line,
+            DropReason::QueueStale,
+            a.stale.saturating_sub(b.stale),
+        ),
         (
             Stage::Open,
             DropReason::HalfMissing,
-            total.halves_expired - counted.halves_expired,
+            total.halves_expired.saturating_sub(counted.halves_expired),
         ),
         (
             Stage::Open,
             DropReason::MarkUnseen,
-            total.mark_unseen - counted.mark_unseen,
+            total.mark_unseen.saturating_sub(counted.mark_unseen),
         ),
     ] {
         counters.count_many(stage, reason, n);
