@@ -51,11 +51,13 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         }
         for i in 0..count {
             let rtt = site.host.get(i).and_then(|h| h.access_rtt);
+            let loss = site.host.get(i).and_then(|h| h.access_loss).unwrap_or(0.0);
             hosts.push(Host {
                 name: format!("{}{}", side.letter(), i + 1),
                 side,
                 number: (i + 1) as u8,
                 access_delay: rtt.map_or(Duration::ZERO, |t| t.0 / 2),
+                access_loss: share(format!("site.{}.host.{i}.access_loss", side.letter()), loss)?,
             });
         }
     }

@@ -69,6 +69,7 @@ pub(super) struct Site {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Host {
     pub access_rtt: Option<TimeText>,
+    pub access_loss: Option<f64>,
 }
 
 /// What all hosts have in common.

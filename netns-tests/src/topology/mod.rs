@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 use mef_packet::{BitRate, Bytes};
 use serde::Deserialize;
 
-use crate::wan::{DirectionConfig, WanConfig};
+use crate::wan::{DirectionConfig, Loss, WanConfig};
 
 pub use read::{read, read_text, read_wan, TopologyError, Variant};
 
@@ -125,6 +125,8 @@ pub struct Host {
     pub number: u8,
     /// Emulated between the host and its router, both ways alike.
     pub access_delay: Duration,
+    /// Share of packets lost there, each way.
+    pub access_loss: f64,
 }
 
 impl Host {
@@ -146,11 +148,12 @@ impl Host {
         let (second, third) = self.octets();
         net(Ipv4Addr::new(10, second, third, 0), 24)
     }
-    /// The clean path between the host and its router, `None` if it is a plain cable.
+    /// The path between the host and its router, `None` if it is a plain cable.
     pub fn access(&self) -> Option<WanConfig> {
-        (!self.access_delay.is_zero()).then(|| {
+        (!self.access_delay.is_zero() || self.access_loss > 0.0).then(|| {
             let one_way = DirectionConfig {
                 delay: self.access_delay,
+                loss: Loss::Iid(self.access_loss),
                 ..DirectionConfig::default()
             };
             WanConfig {

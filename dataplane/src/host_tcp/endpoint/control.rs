@@ -17,6 +17,10 @@
 //!        or too much is lost           left after 10 rounds without one
 //! ```
 //!
+//! Congested, what leaves follows what arrives: a quarter more than the last
+//! acknowledgements delivered, in small pieces (after RFC 6937), so that what was lost
+//! in a burst is not lost again in the next.
+//!
 //! The slack covers hosts, radios and schedulers that acknowledge in bunches;
 //! on a LAN it is what makes the window. What leaves is not paced: it comes paced from the
 //! link, and goes in pieces as large as the window allows.
@@ -103,6 +107,10 @@ impl Control {
     /// Bytes that may be on their way.
     pub fn window(&self) -> u64 {
         self.window
+    }
+    /// A queue on the way is known to overflow: nothing may leave in bursts.
+    pub fn gently(&self) -> bool {
+        self.congested()
     }
     pub fn set_mss(&mut self, mss: u16) {
         self.mss = u64::from(mss);

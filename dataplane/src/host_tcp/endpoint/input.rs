@@ -35,9 +35,7 @@ impl Endpoint {
         if (s.src, s.dst) != (self.remote, self.local) {
             return Err(SegmentError::WrongFlow);
         }
-        if self.silent_since.is_some() {
-            self.silent_since = Some(self.clock);
-        }
+        self.silent_since = None;
         match self.phase {
             Phase::Listen => self.handle_first(&s),
             Phase::SynSent => self.handle_answer(packet, &s),

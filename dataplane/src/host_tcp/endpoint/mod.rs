@@ -126,7 +126,7 @@ pub struct Endpoint {
     established: bool,
     end: Option<End>,
     time_wait: Option<TimeWait>,
-    /// Since when the host has been silent while something waits for it.
+    /// When something was sent that the host has to answer; nothing has come from it since.
     silent_since: Option<Instant>,
     /// Something may be to be sent.
     dirty: bool,
@@ -374,5 +374,13 @@ impl HostTcp for Endpoint {
     fn memory(&self) -> usize {
         let replies: usize = self.replies.iter().map(Vec::capacity).sum();
         self.tx.memory() + self.rx.memory() + replies
+    }
+}
+
+#[cfg(test)]
+impl Endpoint {
+    /// Before anything was sent.
+    pub(super) fn set_initial_sequence(&mut self, iss: u32) {
+        self.iss = iss;
     }
 }

@@ -35,8 +35,8 @@ impl Endpoint {
         };
         if !self.waits_for_host() {
             self.silent_since = None;
-        } else if self.silent_since.is_none() {
-            self.silent_since = Some(self.clock);
+        } else if sent.is_some() {
+            self.silent_since.get_or_insert(self.clock);
         }
         if sent.is_none() {
             self.dirty = false;

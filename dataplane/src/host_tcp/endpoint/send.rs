@@ -10,7 +10,7 @@
 //! Losses are found by time, not by counting (RACK, RFC 8985): what was sent
 //! before something that has arrived, and longer ago than a round trip and the
 //! reordering window, is lost. A tail that nothing follows is probed after two
-//! round trips (TLP, RFC 8985 §7). Then comes the retransmission timer (RFC
+//! round trips (TLP, RFC 8985 §7), and so is a repair of which nothing is heard. Then comes the retransmission timer (RFC
 //! 6298), taken back when a time-stamp tells that it was an error (RFC 3522).
 //! With hosts that have no SACK three duplicates count, and then one segment per
 //! partial acknowledgement (RFC 6582).
@@ -33,6 +33,8 @@ const SUPER_SEGMENT: u64 = 65_000;
 const DUPLICATES: u32 = 3;
 /// The reordering window is at least this, once reordering was seen.
 const LEAST_REORDERING: Duration = Duration::from_millis(1);
+/// Most segments in one go while the control wants no bursts.
+const GENTLE_BURST: u64 = 16;
 const MAX_PERSIST: Duration = Duration::from_secs(60);
 
 /// A part of the stream that is to leave now.
@@ -128,6 +130,8 @@ pub(super) struct Sender {
     /// From where to where something was sent again.
     again: Option<(u64, u64)>,
     duplicates: u32,
+    /// What may leave while the control wants no bursts.
+    allowance: u64,
     /// A tail probe is out; what it is to bring the acknowledgement of.
     probe: Option<u64>,
     /// When the retransmission timer last ran out, and the window before.
@@ -169,6 +173,7 @@ impl Sender {
             recovery: None,
             again: None,
             duplicates: 0,
+            allowance: 0,
             probe: None,
             timed_out: None,
             retransmit_from: now,
@@ -292,6 +297,10 @@ impl Sender {
         }
         if news.bytes > 0 {
             self.learn(now, &news, ack);
+            self.probe_from = now;
+            if self.recovery.is_some() {
+                self.probe = None;
+            }
         }
         if advances {
             self.advanced(now, ack);
@@ -301,7 +310,7 @@ impl Sender {
                 self.repair_first();
             }
         }
-        if self.sent.sacked() > 0 || self.again.is_some() {
+        if self.sack && (self.sent.sacked() > 0 || self.again.is_some()) {
             self.detect(now);
         } else {
             self.reorder_at = None;
@@ -313,6 +322,8 @@ impl Sender {
                 sample: self.meter.sample(now, self.rtt.min()),
             };
             self.control.acked(now, acked, &self.rtt);
+            let most = GENTLE_BURST * u64::from(self.mss);
+            self.allowance = (self.allowance + news.bytes * 5 / 4).min(most);
             self.grow();
         }
     }
@@ -451,11 +462,18 @@ impl Sender {
     pub fn poll(&mut self, now: Instant) -> Option<Transmit> {
         self.run_timers(now);
         let window = self.control.window();
-        let room = window.saturating_sub(self.flying());
         let mss = u64::from(self.mss);
+        let mut room = window.saturating_sub(self.flying());
+        let mut most = SUPER_SEGMENT / mss * mss;
+        if self.control.gently() {
+            let least = if self.flying() == 0 { 4 * mss } else { 0 };
+            room = room.min(self.allowance.max(least));
+            most = most.min(window / 32 / mss * mss);
+        }
+        let most = most.max(mss);
         if self.sent.lost() > 0 {
-            let most = (room.min(SUPER_SEGMENT) / mss).max(1) * mss;
-            match self.sent.first_lost(most) {
+            let fits = (room / mss).max(1) * mss;
+            match self.sent.first_lost(fits.min(most)) {
                 Some((start, end)) if room > 0 && (end <= self.edge || start == self.una) => {
                     return Some(Transmit::Piece(self.send_again(now, start, end)));
                 }
@@ -475,10 +493,9 @@ impl Sender {
             }
             return None;
         }
-        let most = (SUPER_SEGMENT / mss).max(1) * mss;
         let mut n = waiting.min(room).min(allowed).min(most);
         if n < waiting {
-            let goal = (window / 8).min(SUPER_SEGMENT).min(waiting);
+            let goal = (window / 8).min(most).min(waiting);
             let defers = n < goal.max(mss) && !self.forced && !self.sent.is_empty();
             if room < allowed && defers {
                 // Acknowledgements will come, and then a larger piece can go.
@@ -510,6 +527,7 @@ impl Sender {
             self.retransmit_from = now;
         }
         self.probe_from = now;
+        self.allowance = self.allowance.saturating_sub(n);
         let snapshot = self.meter.sent(now, self.sent.is_empty());
         self.next = end + u64::from(fin);
         self.sent.push(Sent {
@@ -533,6 +551,7 @@ impl Sender {
             self.retransmit_from = now;
         }
         self.probe_from = now;
+        self.allowance = self.allowance.saturating_sub(end - start);
         let snapshot = self.meter.sent(now, self.sent.flying() == 0);
         self.sent.sent_again(start, end, now, snapshot);
         self.again = Some(
@@ -590,12 +609,8 @@ impl Sender {
             return None;
         }
         let timeout = self.retransmit_from + self.rtt.rto();
-        let quiet = self.sack
-            && self.recovery.is_none()
-            && self.sent.sacked() == 0
-            && self.sent.lost() == 0
-            && self.probe.is_none()
-            && self.rtt.backoff() == 0;
+        let quiet =
+            self.sack && self.sent.lost() == 0 && self.probe.is_none() && self.rtt.backoff() == 0;
         if let (true, Some(rtt)) = (quiet, self.rtt.smoothed()) {
             // A host may hold back the acknowledgement of a single segment.
             let held_back = if self.sent.flying() <= u64::from(self.mss) {
@@ -611,21 +626,22 @@ impl Sender {
         Some((timeout, false))
     }
 
-    /// RFC 8985 §7.3: something new if there is something, otherwise the last segment again.
+    /// RFC 8985 §7.3: something new if there is something, otherwise the last segment again. In
+    /// the middle of a repair it is the first: what was sent again has been lost again, and
+    /// nothing else is on its way to tell.
     fn probe_tail(&mut self, now: Instant) {
         self.probe = Some(self.next);
         self.probe_from = now;
         self.retransmit_from = now;
         let room = self.control.window().saturating_sub(self.flying());
-        let can_send_new = self.next < self.end && self.next < self.edge && room > 0;
-        if !can_send_new {
-            if let Some(last) = self.sent.last().copied() {
-                let from = last.start.max(last.end.saturating_sub(u64::from(self.mss)));
-                let cut = self.sent.mark_lost_from(from);
-                self.control.lost(cut);
-            }
-        } else {
+        if self.recovery.is_some() || self.sent.sacked() > 0 {
+            self.repair_first();
+        } else if self.next < self.end && self.next < self.edge && room > 0 {
             self.forced = true;
+        } else if let Some(last) = self.sent.last().copied() {
+            let from = last.start.max(last.end.saturating_sub(u64::from(self.mss)));
+            let cut = self.sent.mark_lost_from(from);
+            self.control.lost(cut);
         }
     }
 

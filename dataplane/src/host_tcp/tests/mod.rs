@@ -2,22 +2,35 @@
 //! the kernel do: it checks the checksum field it is given, cuts
 //! super-segments, delays, and loses.
 
+mod any;
+mod corners;
 mod ends;
 mod handshake;
 mod hostile;
+mod pair;
+mod poor_access;
 mod transfer;
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use mef_packet::Instant;
 
-use super::smoltcp_host::segment::{parse_tcp, Header, Segment, SynOptions, FIN, PSH};
-use super::{Endpoint, HostTcp, HostTcpConfig, Role, SegmentMeta};
+use super::smoltcp_host::segment::{parse_tcp, Header, SynOptions, FIN, PSH};
+use super::{wire, HostTcp, HostTcpConfig, Role, SegmentMeta};
+pub use any::{AnyHost, Kind};
 
 pub const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 40_000);
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), 443);
+pub const CLIENT6: SocketAddr = SocketAddr::new(
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    40_000,
+);
+pub const SERVER6: SocketAddr = SocketAddr::new(
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 2)),
+    443,
+);
 pub const DELAY: Duration = Duration::from_micros(200);
 
 /// The byte at position `i` of the stream with this seed.
@@ -55,12 +68,13 @@ pub fn with_payload(h: Header, payload: &[u8]) -> Vec<u8> {
 
 /// Cuts a packet as segmentation offload does.
 pub fn cut(packet: &[u8], meta: SegmentMeta) -> Vec<Vec<u8>> {
-    let s = parse_tcp(packet).unwrap();
+    let s = wire::parse_tcp(packet).unwrap();
     if meta.gso_size == 0 {
         return vec![packet.to_vec()];
     }
     let size = usize::from(meta.gso_size);
-    let (headers, payload) = packet.split_at(s.headers_len);
+    let ip = wire::ip_header_len(s.dst.ip());
+    let (headers, payload) = packet.split_at(packet.len() - s.payload.len());
     let parts: Vec<&[u8]> = payload.chunks(size).collect();
     let last = parts.len() - 1;
     parts
@@ -69,12 +83,17 @@ pub fn cut(packet: &[u8], meta: SegmentMeta) -> Vec<Vec<u8>> {
         .map(|(i, part)| {
             let mut p = headers.to_vec();
             p.extend_from_slice(part);
-            let total = (p.len() as u16).to_be_bytes();
-            p[2..4].copy_from_slice(&total);
+            if ip == 20 {
+                let total = (p.len() as u16).to_be_bytes();
+                p[2..4].copy_from_slice(&total);
+            } else {
+                let length = ((p.len() - 40) as u16).to_be_bytes();
+                p[4..6].copy_from_slice(&length);
+            }
             let seq = s.seq.wrapping_add((i * size) as u32).to_be_bytes();
-            p[s.ip_header_len + 4..s.ip_header_len + 8].copy_from_slice(&seq);
+            p[ip + 4..ip + 8].copy_from_slice(&seq);
             if i != last {
-                p[s.ip_header_len + 13] &= !(FIN | PSH);
+                p[ip + 13] &= !(FIN | PSH);
             }
             p
         })
@@ -83,7 +102,7 @@ pub fn cut(packet: &[u8], meta: SegmentMeta) -> Vec<Vec<u8>> {
 
 /// One side: its endpoint, what it still has to send and what it has got.
 pub struct Side {
-    pub tcp: Endpoint,
+    pub tcp: AnyHost,
     pub seed: u64,
     /// Bytes to send in all, and how many have been written.
     pub to_send: u64,
@@ -99,7 +118,7 @@ pub struct Side {
 }
 
 impl Side {
-    fn new(tcp: Endpoint, seed: u64) -> Self {
+    fn new(tcp: AnyHost, seed: u64) -> Self {
         Self {
             tcp,
             seed,
@@ -147,11 +166,29 @@ impl Side {
     }
 }
 
+/// What the wire does beside losing.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// One way.
+    pub delay: Duration,
+    /// Each packet is late by up to this.
+    pub jitter: Duration,
+    /// Packets that come twice, per thousand.
+    pub duplicate: u64,
+    /// Bits per second, and bytes that may wait for their turn; without it, no line is full.
+    pub line: Option<(u64, u64)>,
+}
+
 /// The wire between the endpoint that opens (0) and the one that answers (1).
 pub struct Net {
     pub now: Instant,
     pub sides: [Side; 2],
-    wire: VecDeque<(Instant, usize, Vec<u8>)>,
+    ends: [SocketAddr; 2],
+    /// By arrival; the number tells packets of one time apart.
+    wire: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
+    pub path: Path,
+    /// When the line of each direction is free again.
+    free_at: [Instant; 2],
     /// Packets lost per thousand.
     pub loss: u64,
     /// Deliver super-segments whole, as between virtual interfaces.
@@ -160,6 +197,8 @@ pub struct Net {
     pub cut_off: bool,
     random: u64,
     pub sent_packets: u64,
+    /// Packets that found the line's queue full.
+    pub overflowed: u64,
 }
 
 pub fn config(seed: u64) -> HostTcpConfig {
@@ -177,40 +216,78 @@ impl Net {
     }
 
     pub fn with(opener: HostTcpConfig, answerer: HostTcpConfig) -> Self {
+        Self::between([Kind::Own, Kind::Own], [CLIENT, SERVER], [opener, answerer])
+    }
+
+    pub fn between(kinds: [Kind; 2], ends: [SocketAddr; 2], configs: [HostTcpConfig; 2]) -> Self {
         let now = Instant::from_millis(5_000);
-        let a = Endpoint::new(
-            now,
-            Role::Active {
-                local: CLIENT,
-                remote: SERVER,
-            },
-            &opener,
-        );
-        let b = Endpoint::new(
-            now,
-            Role::Passive {
-                local: SERVER,
-                remote: CLIENT,
-            },
-            &answerer,
-        );
+        let [client, server] = ends;
+        let opens = Role::Active {
+            local: client,
+            remote: server,
+        };
+        let answers = Role::Passive {
+            local: server,
+            remote: client,
+        };
+        let a = kinds[0].endpoint(now, opens, &configs[0]);
+        let b = kinds[1].endpoint(now, answers, &configs[1]);
         Self {
             now,
-            sides: [Side::new(a.unwrap(), 11), Side::new(b.unwrap(), 22)],
-            wire: VecDeque::new(),
+            sides: [Side::new(a, 11), Side::new(b, 22)],
+            ends,
+            wire: BTreeMap::new(),
+            path: Path {
+                delay: DELAY,
+                jitter: Duration::ZERO,
+                duplicate: 0,
+                line: None,
+            },
+            free_at: [Instant::ZERO; 2],
             loss: 0,
             whole: false,
             cut_off: false,
             random: 0x1234_5678_9abc_def1,
             sent_packets: 0,
+            overflowed: 0,
         }
     }
 
-    fn lost(&mut self) -> bool {
+    fn chance(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.random % 1000 < self.loss
+        (self.random >> 11) % below.max(1)
+    }
+
+    pub fn seed(&mut self, seed: u64) {
+        self.random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    }
+
+    /// Puts a packet on the wire.
+    fn carry(&mut self, from: usize, p: Vec<u8>) {
+        let mut leaves = self.now;
+        if let Some((rate, queue)) = self.path.line {
+            let start = self.free_at[from].max(self.now);
+            let waiting = start.since(self.now).as_nanos() as u64 * rate / 8 / 1_000_000_000;
+            if waiting > queue {
+                self.overflowed += 1;
+                return;
+            }
+            leaves = start + Duration::from_nanos(p.len() as u64 * 8 * 1_000_000_000 / rate);
+            self.free_at[from] = leaves;
+        }
+        if self.chance(1000) < self.loss || self.cut_off {
+            return;
+        }
+        let copies = 1 + u64::from(self.chance(1000) < self.path.duplicate);
+        for _ in 0..copies {
+            let late = self.chance(1 + self.path.jitter.as_nanos() as u64);
+            let at = leaves + self.path.delay + Duration::from_nanos(late);
+            self.sent_packets += 1;
+            self.wire
+                .insert((at, self.sent_packets), (1 - from, p.clone()));
+        }
     }
 
     /// Sends what the endpoints have to send.
@@ -228,10 +305,7 @@ impl Net {
                     cut(&out, meta)
                 };
                 for p in parts {
-                    self.sent_packets += 1;
-                    if !self.lost() && !self.cut_off {
-                        self.wire.push_back((self.now + DELAY, 1 - from, p));
-                    }
+                    self.carry(from, p);
                 }
             }
         }
@@ -239,19 +313,9 @@ impl Net {
 
     /// What holds of every packet an endpoint emits.
     fn check(&mut self, packet: &[u8], meta: SegmentMeta, from: usize) {
-        let s: Segment<'_> = parse_tcp(packet).unwrap();
-        let (src, dst) = if from == 0 {
-            (CLIENT, SERVER)
-        } else {
-            (SERVER, CLIENT)
-        };
-        assert_eq!((s.src, s.dst), (src, dst));
-        assert_eq!(packet.len(), s.headers_len + s.payload_len);
-        assert_eq!(
-            (packet[1], packet[6] & 0x40, packet[8]),
-            (0, 0x40, 64),
-            "DSCP, DF, TTL"
-        );
+        let s = wire::parse_tcp(packet).unwrap();
+        assert_eq!((s.src, s.dst), (self.ends[from], self.ends[1 - from]));
+        let ip = wire::ip_header_len(s.dst.ip());
         let sum = |bytes: &[u8]| -> u32 {
             let mut sum: u32 = bytes
                 .chunks(2)
@@ -262,19 +326,37 @@ impl Net {
             }
             sum
         };
-        assert_eq!(sum(&packet[..20]), 0xffff, "IP checksum");
-        let mut pseudo = packet[12..20].to_vec();
+        let mut pseudo = if ip == 20 {
+            assert_eq!(
+                packet.len(),
+                usize::from(u16::from_be_bytes([packet[2], packet[3]]))
+            );
+            assert_eq!(
+                (packet[1], packet[6] & 0x40, packet[8]),
+                (0, 0x40, 64),
+                "DSCP, DF, TTL"
+            );
+            assert_eq!(sum(&packet[..20]), 0xffff, "IP checksum");
+            packet[12..20].to_vec()
+        } else {
+            assert_eq!(
+                packet.len() - 40,
+                usize::from(u16::from_be_bytes([packet[4], packet[5]]))
+            );
+            assert_eq!((packet[0], packet[7]), (0x60, 64), "version, hop limit");
+            packet[8..40].to_vec()
+        };
         pseudo.extend([0, 6]);
-        pseudo.extend(((packet.len() - 20) as u16).to_be_bytes());
-        let field = u16::from_be_bytes([packet[36], packet[37]]);
+        pseudo.extend(((packet.len() - ip) as u16).to_be_bytes());
+        let field = u16::from_be_bytes([packet[ip + 16], packet[ip + 17]]);
         assert_eq!(sum(&pseudo), u32::from(field), "pseudo-header sum");
         if meta.gso_size == 0 {
-            assert!(s.payload_len <= 1460.max(usize::from(self.sides[from].tcp.remote_mss())));
+            assert!(s.payload.len() <= 1460.max(usize::from(self.sides[from].tcp.remote_mss())));
         } else {
-            assert!(s.payload_len > usize::from(meta.gso_size));
+            assert!(s.payload.len() > usize::from(meta.gso_size));
         }
-        if s.payload_len > self.sides[from].largest.0 {
-            self.sides[from].largest = (s.payload_len, meta.gso_size);
+        if s.payload.len() > self.sides[from].largest.0 {
+            self.sides[from].largest = (s.payload.len(), meta.gso_size);
         }
     }
 
@@ -291,15 +373,14 @@ impl Net {
         }
         self.transmit();
         let timer = self.sides.iter().filter_map(|s| s.tcp.poll_timeout()).min();
-        let arrival = self.wire.front().map(|w| w.0);
+        let arrival = self.wire.keys().next().map(|w| w.0);
         let Some(next) = timer.into_iter().chain(arrival).min() else {
             return read > 0;
         };
         self.now = self.now.max(next);
-        while self.wire.front().is_some_and(|w| w.0 <= self.now) {
-            if let Some((_, to, p)) = self.wire.pop_front() {
-                self.sides[to].tcp.handle_segment(self.now, &p).unwrap();
-            }
+        while let Some(w) = self.wire.first_entry().filter(|w| w.key().0 <= self.now) {
+            let (to, p) = w.remove();
+            self.sides[to].tcp.handle_segment(self.now, &p).unwrap();
         }
         true
     }
