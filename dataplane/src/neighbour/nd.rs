@@ -20,6 +20,9 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_MLDV2_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
 const LISTENER_QUERY: u8 = 130;
 const LISTENER_REPORT: u8 = 143;
+/// Listener reports, and what routers and hosts of the port have to say of routers: heard, and no
+/// matter of this router, which neither advertises itself nor follows others.
+const BETWEEN_OTHERS: [u8; 6] = [131, 132, 133, 134, 137, LISTENER_REPORT];
 /// A record of a report: "the group's sources are all but none".
 const CHANGE_TO_EXCLUDE: u8 = 4;
 
@@ -65,6 +68,7 @@ impl<T> Neighbours<T> {
                         .extend(report.map(|frame| Event::Send { port, frame }));
                 }
             }
+            Message::Other { kind, .. } if BETWEEN_OTHERS.contains(&kind) => {}
             _ => return Ok(false),
         }
         Ok(true)

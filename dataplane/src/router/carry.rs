@@ -8,6 +8,7 @@ use mef_packet::wire::{ip, tcp};
 use mef_packet::{Buffer, Instant, Packet, PortId};
 
 use super::manner::Manner;
+use super::mss;
 use super::pipeline::{dropped, Step};
 use super::route::{tuple_of, Classified, Routed};
 use super::Router;
@@ -96,6 +97,10 @@ impl<P: Port> Router<P> {
                 }
                 if ip::decrement_ttl(&mut bytes).is_err() {
                     return dropped(Stage::Route, DropReason::TtlExpired);
+                }
+                // The far router did this for its direction of the path, this is for the other.
+                if let Some(whole) = self.peer(peer).and_then(|p| p.link.whole_datagram()) {
+                    mss::clamp(&mut bytes, whole);
                 }
                 let Some(tuple) = tuple_of(&bytes) else {
                     return dropped(Stage::Open, DropReason::Truncated);

@@ -9,6 +9,7 @@ use mef_packet::wire::segment::{fragments, Segments};
 use mef_packet::{Buffer, Gso, Instant};
 use mef_protocol::link::{DatagramError, DatagramFlow, DatagramStats, Link};
 
+use super::mss;
 use super::pipeline::{dropped, Step};
 use super::plain::may_fragment;
 use super::route::Classified;
@@ -80,6 +81,10 @@ impl<P: Port> Router<P> {
             Self::complete_checksum(&mut from.packet)?;
         }
         let flow = self.datagram_flow(&from);
+        let whole = self.peer(peer).and_then(|p| p.link.whole_datagram());
+        if let (Some(whole), false) = (whole, gso) {
+            mss::clamp(from.packet.buf.bytes_mut(), whole);
+        }
         let bytes = from.packet.buf.bytes();
         let Some(p) = self.peer_mut(peer) else {
             return dropped(Stage::Carry, DropReason::NoRoute);

@@ -10,6 +10,7 @@ mod carry;
 mod datagram;
 mod ingress;
 mod manner;
+mod mss;
 mod open;
 mod output;
 mod pipeline;

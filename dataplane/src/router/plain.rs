@@ -13,6 +13,7 @@ use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
 use mef_protocol::aqm::Queued;
 use mef_protocol::link::DatagramFlow;
 
+use super::mss;
 use super::pipeline::{dropped, Step};
 use super::route::Classified;
 use super::Router;
@@ -73,6 +74,12 @@ impl<P: Port> Router<P> {
             return dropped(Stage::Carry, DropReason::NoRoute);
         };
         let (mtu, line, caps) = (p.mtu, p.line, p.port.caps());
+        if mss::is_syn(from.packet.buf.bytes()) {
+            let came_by = self.ports.get(usize::from(from.port.0));
+            let least = came_by.map_or(mtu, |p| p.mtu.min(mtu));
+            Self::complete_checksum(&mut from.packet)?;
+            mss::clamp(from.packet.buf.bytes_mut(), usize::from(least));
+        }
         let gso = from.packet.meta.gso;
         let size = match largest(&from.packet) {
             Ok(size) => size,

@@ -64,7 +64,7 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
         let Some(target) = topology
             .hosts
             .get(load.to)
-            .map(|h| SocketAddr::new(h.address().into(), load.port))
+            .map(|h| SocketAddr::new(h.address(), load.port))
         else {
             continue;
         };
@@ -126,7 +126,7 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
         topology
             .hosts
             .get(i)
-            .map(|h| SocketAddr::new(h.address().into(), PROBE_PORT))
+            .map(|h| SocketAddr::new(h.address(), PROBE_PORT))
     };
     let paths: BTreeSet<(usize, usize)> = topology
         .loads

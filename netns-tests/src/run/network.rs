@@ -8,13 +8,14 @@
 
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use mef_io::os::{set_interface_offload, Offload};
 
 use super::emulator::Emulator;
 use super::router::MefRouter;
 use super::RunError;
 use crate::netns::{release_folder, scratch_folder, Namespaces};
-use crate::topology::{Host, Side, Topology};
+use crate::topology::{Family, Host, Side, Topology};
 use crate::wan::Snapshot;
 
 /// Hosts may open windows that hold any path of the lab.
@@ -191,34 +192,59 @@ fn set_up_host(net: &Namespaces, host: &Host) -> Result<(), RunError> {
             ("net/ipv4/ip_forward", "0"),
         ],
     )?;
-    let commands = format!(
-        "addr add {}/{} dev eth0\nroute add default via {}\n",
-        host.address(),
-        host.network().prefix_len(),
-        host.gateway(),
-    );
+    if host.family == Family::Ipv6 {
+        enable_ipv6(net, &host.name)?;
+    }
+    let mut commands = String::new();
+    for &family in host.family.with_ipv4() {
+        commands += &add_address(host.address_of(family), "eth0");
+        let gateway = host.gateway_of(family).addr();
+        commands += &format!("route add default via {gateway}\n");
+    }
     Ok(net.ip(&host.name, &commands)?)
+}
+
+/// The lab's addresses are known to be unique: nobody waits for the proof (RFC 4862).
+fn add_address(address: IpNet, interface: &str) -> String {
+    let nodad = if address.addr().is_ipv6() {
+        " nodad"
+    } else {
+        ""
+    };
+    format!("addr add {address} dev {interface}{nodad}\n")
+}
+
+fn enable_ipv6(net: &Namespaces, namespace: &str) -> Result<(), RunError> {
+    Ok(net.sysctl(
+        namespace,
+        &[
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/all/disable_ipv6", "0"),
+            ("net/ipv6/conf/default/disable_ipv6", "0"),
+        ],
+    )?)
 }
 
 fn set_up_linux_router(net: &Namespaces, topology: &Topology, side: Side) -> Result<(), RunError> {
     let namespace = router_namespace(side);
     net.sysctl(namespace, &[("net/ipv4/ip_forward", "1")])?;
+    if topology.family == Family::Ipv6 {
+        enable_ipv6(net, namespace)?;
+        net.sysctl(namespace, &[("net/ipv6/conf/all/forwarding", "1")])?;
+    }
     // As its administrator would: a WAN that carries less than 1500 bytes is known.
     let mtu = topology.wan_from(side).mtu.min(1500);
-    let mut commands = format!(
-        "link set dev wan mtu {mtu}\naddr add {}/30 dev wan\n",
-        side.wan_address()
-    );
-    for host in topology.hosts_of(side) {
-        commands += &format!(
-            "addr add {}/{} dev {}\n",
-            host.gateway(),
-            host.network().prefix_len(),
-            lan(host)
-        );
-    }
+    let mut commands = format!("link set dev wan mtu {mtu}\n");
     let other = side.other();
-    commands += &format!("route add {} via {}\n", other.prefix(), other.wan_address());
+    for &family in topology.family.with_ipv4() {
+        commands += &add_address(side.wan_address(family), "wan");
+        for host in topology.hosts_of(side) {
+            commands += &add_address(host.gateway_of(family), &lan(host));
+        }
+        let (prefix, via) = (other.prefix(family), other.wan_address(family).addr());
+        commands += &format!("route add {prefix} via {via}\n");
+    }
     Ok(net.ip(namespace, &commands)?)
 }
 

@@ -3,10 +3,12 @@
 
 use std::fmt::Write as _;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use mef_crypto::{write_private_key, PrivateKey, PublicKey};
 use mef_packet::BitRate;
 use serde::Deserialize;
@@ -203,27 +205,28 @@ pub(crate) fn configuration(
         let _ = writeln!(text, "memory = \"{}B\"", memory.0);
     }
     for host in topology.hosts_of(side) {
+        let families = host.family.with_ipv4().iter();
+        let addresses: Vec<String> = families.map(|&f| host.gateway_of(f).to_string()).collect();
         let _ = writeln!(
             text,
-            "\n[[port]]\nname = \"lan{n}\"\ninterface = \"lan{n}\"\naddresses = [\"{}/{}\"]",
-            host.gateway(),
-            host.network().prefix_len(),
+            "\n[[port]]\nname = \"lan{n}\"\ninterface = \"lan{n}\"\naddresses = {addresses:?}",
             n = host.number,
         );
     }
     let _ = writeln!(
         text,
-        "\n[[port]]\nname = \"wan\"\ninterface = \"wan\"\naddresses = [\"{}/30\"]\nlisten = {LINK_PORT}\n[port.line]\nup = \"{}\"\ndown = \"{}\"",
-        side.wan_address(),
+        "\n[[port]]\nname = \"wan\"\ninterface = \"wan\"\naddresses = [\"{}\"]\nlisten = {LINK_PORT}\n[port.line]\nup = \"{}\"\ndown = \"{}\"",
+        side.wan_address(settings.family),
         rate(up),
         rate(down),
     );
+    let families = topology.family.with_ipv4().iter();
+    let prefixes: Vec<String> = families.map(|&f| other.prefix(f).to_string()).collect();
     let _ = writeln!(
         text,
-        "\n[[peer]]\nname = \"site-{}\"\npublic_key = \"{peer}\"\nport = \"wan\"\nendpoint = \"{}:{LINK_PORT}\"\nprefixes = [\"{}\"]",
+        "\n[[peer]]\nname = \"site-{}\"\npublic_key = \"{peer}\"\nport = \"wan\"\nendpoint = \"{}\"\nprefixes = {prefixes:?}",
         other.letter(),
-        other.wan_address(),
-        other.prefix(),
+        SocketAddr::new(other.wan_address(settings.family).addr(), LINK_PORT),
     );
     for load in topology
         .loads
@@ -241,12 +244,12 @@ pub(crate) fn configuration(
 }
 
 fn policy(topology: &Topology, load: &Load) -> String {
-    let address = |i: usize| topology.hosts.get(i).map(|h| h.address());
+    let address = |i: usize| topology.hosts.get(i).map(|h| IpNet::from(h.address()));
     let (Some(from), Some(to)) = (address(load.from), address(load.to)) else {
         return String::new();
     };
     let mut text = format!(
-        "\n[[policy]]\nsource = \"{from}/32\"\ndestination = \"{to}/32\"\nprotocol = \"tcp\"\nport = {}\nmode = \"split\"\nweight = {:?}\n",
+        "\n[[policy]]\nsource = \"{from}\"\ndestination = \"{to}\"\nprotocol = \"tcp\"\nport = {}\nmode = \"split\"\nweight = {:?}\n",
         load.port, load.weight,
     );
     if let Some(open) = load.open {

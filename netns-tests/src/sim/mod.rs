@@ -39,6 +39,8 @@ pub struct SimRequest<'a> {
 pub enum SimError {
     #[error("{topology}: nothing to measure: it has no [[load]]")]
     NoLoad { topology: String },
+    #[error("simulated hosts speak IPv4 only: leave out --sim, or set host.family=\"ipv4\"")]
+    Ipv6Hosts,
     #[error("the configuration of a simulated router is refused: {0}")]
     Config(#[from] mef_dataplane::config::ConfigError),
     #[error("a simulated router does not start: {0}")]

@@ -2,6 +2,7 @@
 //! cables between them, and the loop that moves frames until nothing is left
 //! to do at a time, then goes to the next time that anything asks for.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -148,12 +149,15 @@ impl World {
                 self.joints.push((far_wire, wire));
                 host_wire = near_wire;
             }
+            let IpAddr::V4(address) = host.address() else {
+                return Err(SimError::Ipv6Hosts);
+            };
             let place = Place {
-                address: host.address(),
+                address,
                 mac: mac(side, host.number, 1),
                 gateway: offered.mac,
             };
-            let seed = self.seed ^ u64::from(u32::from(host.address())) << 16;
+            let seed = self.seed ^ u64::from(address.to_bits()) << 16;
             self.hosts
                 .push((Host::new(&host.name, place, seed), host_wire));
         }

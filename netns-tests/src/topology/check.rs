@@ -56,6 +56,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
                 name: format!("{}{}", side.letter(), i + 1),
                 side,
                 number: (i + 1) as u8,
+                family: file.host.family,
                 access_delay: rtt.map_or(Duration::ZERO, |t| t.0 / 2),
                 access_loss: share(format!("site.{}.host.{i}.access_loss", side.letter()), loss)?,
             });
@@ -142,6 +143,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         seconds: file.seconds,
         wan: wan(&file.wan, folder)?,
         router: Router {
+            family: file.router.family,
             configured: file.router.configured.map(|r| r.0),
             open: file.router.open.unwrap_or_default(),
             memory: file.router.memory.map(|m| m.0),
@@ -149,6 +151,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             engine: file.router.engine.unwrap_or_default(),
         },
         congestion: file.host.congestion.clone(),
+        family: file.host.family,
         loads,
         probe: None,
         hosts: Vec::new(),

@@ -76,6 +76,7 @@ pub(super) struct Host {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AllHosts {
+    pub family: super::Family,
     pub congestion: Option<String>,
 }
 
@@ -176,6 +177,7 @@ pub(super) struct At {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Router {
+    pub family: super::Family,
     pub configured: Option<RateText>,
     pub open: Option<super::Open>,
     pub memory: Option<SizeText>,

@@ -5,6 +5,7 @@
 //!  a1 --+                                  +-- b1
 //!  a2 --+-- router a ==== WAN ==== router b +-- b2
 //! 10.1.N.2          192.0.2.0/30          10.2.N.2
+//! 2001:db8:1:N::2   2001:db8:f::/64       2001:db8:2:N::2    with IPv6
 //! ```
 
 mod check;
@@ -12,10 +13,10 @@ mod file;
 mod read;
 pub mod units;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use mef_packet::{BitRate, Bytes};
 use serde::Deserialize;
 
@@ -73,6 +74,25 @@ pub enum Kind {
     Request,
 }
 
+/// An IP version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    #[default]
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// What a host that speaks this has addresses of.
+    pub fn with_ipv4(self) -> &'static [Family] {
+        match self {
+            Self::Ipv4 => &[Self::Ipv4],
+            Self::Ipv6 => &[Self::Ipv4, Self::Ipv6],
+        }
+    }
+}
+
 /// One of the two sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -93,29 +113,41 @@ impl Side {
             Self::B => Self::A,
         }
     }
-    /// All addresses of the site's hosts.
-    pub fn prefix(self) -> Ipv4Net {
-        let second = match self {
+    fn number(self) -> u8 {
+        match self {
             Self::A => 1,
             Self::B => 2,
-        };
-        net(Ipv4Addr::new(10, second, 0, 0), 16)
+        }
     }
-    /// The router's address on the WAN, in a /30.
-    pub fn wan_address(self) -> Ipv4Addr {
-        match self {
-            Self::A => Ipv4Addr::new(192, 0, 2, 1),
-            Self::B => Ipv4Addr::new(192, 0, 2, 2),
+    /// All addresses of the site's hosts in a family.
+    pub fn prefix(self, family: Family) -> IpNet {
+        match family {
+            Family::Ipv4 => net(Ipv4Addr::new(10, self.number(), 0, 0), 16),
+            Family::Ipv6 => net(documentation(self.number(), 0, 0), 48),
+        }
+    }
+    /// The router's address on the WAN, with the length of its network.
+    pub fn wan_address(self, family: Family) -> IpNet {
+        match family {
+            Family::Ipv4 => net(Ipv4Addr::new(192, 0, 2, self.number()), 30),
+            Family::Ipv6 => net(documentation(0xf, 0, self.number()), 64),
         }
     }
 }
 
-fn net(address: Ipv4Addr, length: u8) -> Ipv4Net {
-    // The lengths written in this module are all at most 32.
-    Ipv4Net::new(address, length).unwrap_or_default()
+/// An address of the block that is for documentation (RFC 3849).
+fn documentation(site: u8, network: u8, host: u8) -> Ipv6Addr {
+    let [site, network, host] = [site, network, host].map(u16::from);
+    Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, host)
 }
 
-/// A host, alone in a /24 with its router.
+fn net(address: impl Into<IpAddr>, length: u8) -> IpNet {
+    let address = address.into();
+    // The lengths written in this module all fit their family.
+    IpNet::new(address, length).unwrap_or_else(|_| IpNet::from(address))
+}
+
+/// A host, alone in its network with its router.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// `a1`, `a2`, ..., `b1`, ...
@@ -123,6 +155,8 @@ pub struct Host {
     pub side: Side,
     /// From 1, in the order of the file.
     pub number: u8,
+    /// What loads use; with IPv6 the host has its IPv4 address beside it.
+    pub family: Family,
     /// Emulated between the host and its router, both ways alike.
     pub access_delay: Duration,
     /// Share of packets lost there, each way.
@@ -130,23 +164,24 @@ pub struct Host {
 }
 
 impl Host {
-    fn octets(&self) -> (u8, u8) {
-        let [_, second, ..] = self.side.prefix().addr().octets();
-        (second, self.number)
+    /// Where loads find it.
+    pub fn address(&self) -> IpAddr {
+        self.address_of(self.family).addr()
     }
-    pub fn address(&self) -> Ipv4Addr {
-        let (second, third) = self.octets();
-        Ipv4Addr::new(10, second, third, 2)
+    /// Its address, with the length of its network.
+    pub fn address_of(&self, family: Family) -> IpNet {
+        self.station(family, 2)
     }
     /// The router's address in this host's network.
-    pub fn gateway(&self) -> Ipv4Addr {
-        let (second, third) = self.octets();
-        Ipv4Addr::new(10, second, third, 1)
+    pub fn gateway_of(&self, family: Family) -> IpNet {
+        self.station(family, 1)
     }
-    /// The host's network.
-    pub fn network(&self) -> Ipv4Net {
-        let (second, third) = self.octets();
-        net(Ipv4Addr::new(10, second, third, 0), 24)
+    fn station(&self, family: Family, n: u8) -> IpNet {
+        let (site, number) = (self.side.number(), self.number);
+        match family {
+            Family::Ipv4 => net(Ipv4Addr::new(10, site, number, n), 24),
+            Family::Ipv6 => net(documentation(site, number, n), 64),
+        }
     }
     /// The path between the host and its router, `None` if it is a plain cable.
     pub fn access(&self) -> Option<WanConfig> {
@@ -167,6 +202,8 @@ impl Host {
 /// Settings of both routers, as far as a topology has a say.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
+    /// What the link between the two runs over.
+    pub family: Family,
     /// Capacity that the routers believe in, both directions; the line's own if not given.
     pub configured: Option<BitRate>,
     pub open: Open,
@@ -224,6 +261,8 @@ pub struct Topology {
     pub router: Router,
     /// Congestion control of the hosts behind MEF routers; the kernel's default if not given.
     pub congestion: Option<String>,
+    /// What the hosts speak.
+    pub family: Family,
     pub loads: Vec<Load>,
     /// Host indices (from, to) of the UDP probe.
     pub probe: Option<(usize, usize)>,

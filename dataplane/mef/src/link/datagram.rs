@@ -101,6 +101,15 @@ impl Link {
         Ok(())
     }
 
+    /// Largest datagram that goes in one piece, bytes, once it is known what the path carries.
+    pub fn whole_datagram(&self) -> Option<usize> {
+        let known = self.pmtu.current() > crate::pmtu::BASE || self.pmtu.is_complete();
+        let whole = self
+            .inner_limit()
+            .saturating_sub(INNER_HEADER + DATAGRAM_OVERHEAD);
+        known.then_some(whole.min(MAX_DATAGRAM))
+    }
+
     /// Largest datagram that the link takes now, bytes.
     pub fn datagram_limit(&self) -> usize {
         let half = self
