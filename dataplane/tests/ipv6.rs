@@ -8,7 +8,7 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,12 +16,13 @@ use mef_crypto::PrivateKey;
 use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::LinkState;
 use mef_dataplane::drops::{DropReason, Stage};
+use mef_dataplane::host_tcp::{Endpoint, HostTcp, HostTcpConfig, Role};
 use mef_dataplane::router::{Router, Seed};
 use mef_io::{Caps, MemPort, MemWire};
 use mef_packet::wire::icmpv6::{Advertisement, Error, Message};
 use mef_packet::wire::tcp_options::TcpOption;
 use mef_packet::wire::{arp, ethernet, icmpv4, ip, ipv4, ipv6, tcp, tcp_options, udp};
-use mef_packet::{Buffer, HeapBuf, Instant, Meta, Packet};
+use mef_packet::{Buffer, Checksum, Gso, HeapBuf, Instant, Meta, Packet};
 
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 const A: &str = "2001:db8:1::2";
@@ -97,6 +98,8 @@ struct Side {
     wan: MemWire,
     /// IP packets that the host has received.
     inbox: Vec<Vec<u8>>,
+    /// Its end of a TCP connection.
+    tcp: Option<Endpoint>,
 }
 
 fn side(now: Instant, me: u8, underlay: Underlay, more: &str) -> Side {
@@ -106,7 +109,7 @@ fn side(now: Instant, me: u8, underlay: Underlay, more: &str) -> Side {
     let caps = |port| Caps {
         mtu: 1500,
         mac: mac(me, port),
-        tcp_gso: false,
+        tcp_gso: port == 0,
         udp_gso: false,
         tx_checksum: false,
     };
@@ -129,6 +132,7 @@ fn side(now: Instant, me: u8, underlay: Underlay, more: &str) -> Side {
         lan,
         wan,
         inbox: Vec::new(),
+        tcp: None,
     }
 }
 
@@ -186,11 +190,12 @@ impl World {
         for _ in 0..2 * ms {
             for i in 0..2 {
                 let s = &mut self.sides[i];
+                host_transmits(self.now, s);
                 s.router.poll(self.now);
                 let mut frames = Vec::new();
                 s.lan.take_sent(&mut frames);
                 for f in frames.drain(..) {
-                    host_receives(s, f.buf.bytes());
+                    host_receives(self.now, s, f.buf.bytes());
                 }
                 s.wan.take_sent(&mut frames);
                 for f in frames {
@@ -266,7 +271,7 @@ fn crosses(frame: &[u8]) {
 }
 
 /// The host answers ARP and Neighbour Discovery for its own addresses, and keeps the rest.
-fn host_receives(s: &mut Side, frame: &[u8]) {
+fn host_receives(now: Instant, s: &mut Side, frame: &[u8]) {
     let (header, payload) = ethernet::Header::parse(frame).unwrap();
     if header.ethertype == ethernet::ETHERTYPE_ARP {
         let request = arp::Packet::parse(payload).unwrap();
@@ -315,7 +320,40 @@ fn host_receives(s: &mut Side, frame: &[u8]) {
             }
         }
     }
+    if let Some(tcp) = &mut s.tcp {
+        if tcp.handle_segment(now, payload).is_ok() {
+            return;
+        }
+    }
     s.inbox.push(payload.to_vec());
+}
+
+/// Super-segments leave whole, with a partial checksum, as a host's do.
+fn host_transmits(now: Instant, s: &mut Side) {
+    let mut packet = Vec::new();
+    while let Some(meta) = s
+        .tcp
+        .as_mut()
+        .and_then(|t| t.poll_transmit(now, &mut packet))
+    {
+        let v = ip::View::parse(&packet).unwrap();
+        let gso = match v {
+            _ if meta.gso_size == 0 => Gso::None,
+            ip::View::V4(_) => Gso::TcpV4,
+            ip::View::V6(_) => Gso::TcpV6,
+        };
+        let start = 14 + v.header_len() as u16;
+        let frame = framed(mac(s.me, 0), HOST_MAC, ethertype_of(&packet), &packet);
+        let _ = s.lan.inject(Packet {
+            buf: HeapBuf::from_slice(&frame),
+            meta: Meta {
+                gso,
+                gso_size: meta.gso_size,
+                checksum: Checksum::Partial { start, offset: 16 },
+                ..Meta::default()
+            },
+        });
+    }
 }
 
 fn addr(text: &str) -> Ipv6Addr {
@@ -609,4 +647,112 @@ fn a_port_without_ipv6_does_not_speak_it() {
         counters.get(Stage::Ingress, DropReason::EtherTypeUnsupported),
         1
     );
+}
+
+/// The byte at `i` of what side `side` sends.
+fn byte(side: usize, i: usize) -> u8 {
+    ((i ^ side << 20).wrapping_mul(0x9E37_79B1) >> 15) as u8
+}
+
+#[test]
+fn split_connections_of_either_version_carry_every_byte() {
+    const BYTES: usize = 3_000_000;
+    for (underlay, client, server) in [
+        (Underlay::V4, A, B),
+        (Underlay::V6, A, B),
+        (Underlay::V6, "10.1.0.2", "10.2.0.2"),
+    ] {
+        let mut w = World::up(underlay, "");
+        let client = SocketAddr::new(client.parse().unwrap(), 40_000);
+        let server = SocketAddr::new(server.parse().unwrap(), 443);
+        let roles = [
+            Role::Active {
+                local: client,
+                remote: server,
+            },
+            Role::Passive {
+                local: server,
+                remote: client,
+            },
+        ];
+        for (s, role) in w.sides.iter_mut().zip(roles) {
+            let config = HostTcpConfig {
+                isn_seed: s.me.into(),
+                ..HostTcpConfig::default()
+            };
+            s.tcp = Some(Endpoint::new(w.now, role, &config).unwrap());
+        }
+        let mut written = [0; 2];
+        let mut read = [0; 2];
+        for _ in 0..20_000 {
+            w.run(1);
+            for i in 0..2 {
+                let tcp = w.sides[i].tcp.as_mut().unwrap();
+                let room = tcp.writable().min(BYTES - written[i]);
+                let data: Vec<u8> = (0..room).map(|n| byte(i, written[i] + n)).collect();
+                written[i] += tcp.write(&data);
+                if written[i] == BYTES {
+                    tcp.finish();
+                }
+                tcp.read(|got| {
+                    let from = read[i];
+                    let right = got.iter().enumerate();
+                    assert!(right.clone().all(|(n, b)| *b == byte(1 - i, from + n)));
+                    read[i] += got.len();
+                    got.len()
+                });
+            }
+            if w.sides
+                .iter()
+                .all(|s| s.tcp.as_ref().unwrap().state().remote_finished)
+            {
+                break;
+            }
+        }
+        assert_eq!(read, [BYTES; 2], "{client} over {underlay:?}");
+        for s in &w.sides {
+            let state = s.tcp.as_ref().unwrap().state();
+            assert!(state.remote_finished && state.end.is_none(), "{state:?}");
+            let counters = s.router.snapshot(w.now, Duration::ZERO).counters;
+            assert_eq!(counters["flows_opened"], 1);
+        }
+        assert_eq!(w.dropped(), [0, 0]);
+    }
+}
+
+#[test]
+fn refused_and_unreachable_come_back_as_the_far_host_would_say_it() {
+    let mut w = World::up(Underlay::V6, "");
+    // Nobody has this address: the far router asks for it three times.
+    w.host_sends(0, &syn(A, "2001:db8:2::77", 1440));
+    w.run(4000);
+    assert_eq!(w.errors(), [(ROUTER_A.to_owned(), Error::Unreachable(3))]);
+    // Nobody listens: host B says so, and so does the router in its name.
+    w.host_sends(0, &syn(A, B, 1440));
+    w.run(60);
+    let [asked] = std::mem::take(&mut w.sides[1].inbox).try_into().unwrap();
+    let v = ipv6::View::parse(&asked).unwrap();
+    let t = tcp::View::parse(v.payload()).unwrap();
+    t.verify_checksum(v.src(), v.dst()).unwrap();
+    assert_eq!((v.src(), v.dst()), (addr(A), addr(B)));
+    assert_eq!(t.flags(), tcp::Flags::SYN);
+    let header = tcp::Header {
+        src_port: 22,
+        dst_port: 40_000,
+        ack: t.seq().wrapping_add(1),
+        flags: tcp::Flags::RST | tcp::Flags::ACK,
+        ..Default::default()
+    };
+    let mut rst = vec![0; 20];
+    header.emit(&mut rst, &[]).unwrap();
+    tcp::fill_checksum(&mut rst, addr(B), addr(A)).unwrap();
+    let [answer] = w
+        .carried(1, 0, &packet(B, A, ipv4::PROTOCOL_TCP, &rst))
+        .try_into()
+        .unwrap();
+    let v = ipv6::View::parse(&answer).unwrap();
+    let t = tcp::View::parse(v.payload()).unwrap();
+    t.verify_checksum(v.src(), v.dst()).unwrap();
+    assert_eq!((v.src(), t.ack()), (addr(B), 2));
+    assert!(t.flags().contains(tcp::Flags::RST));
 }

@@ -236,9 +236,8 @@ pub(crate) fn configuration(
         let _ = write!(text, "{}", policy(topology, load));
     }
     // The way past the link differs by side.
-    let more = settings
-        .more
-        .replace("PEER", &other.wan_address().to_string());
+    let peer = other.wan_address(settings.family).addr();
+    let more = settings.more.replace("PEER", &peer.to_string());
     let _ = writeln!(text, "\n{more}");
     text
 }
