@@ -30,16 +30,6 @@ impl Kind {
     }
 }
 
-impl AnyHost {
-    /// Ours, where a test is about nothing else.
-    pub fn own(&mut self) -> &mut Endpoint {
-        match self {
-            Self::Own(e) => e,
-            Self::Smoltcp(_) => panic!("this end is smoltcp"),
-        }
-    }
-}
-
 macro_rules! each {
     ($self:ident, $e:ident => $do:expr) => {
         match $self {
