@@ -21,7 +21,7 @@ use mef_packet::{BitRate, Bytes, PortId};
 
 pub use error::ConfigError;
 pub use policy::{Fallback, FlowTuple, Mode, Policy, Protocol, Treatment};
-pub use units::{format_bytes, format_rate, parse_bytes, parse_rate, UnitError};
+pub use units::{format_bytes, format_measured, format_rate, parse_bytes, parse_rate, UnitError};
 
 /// UDP port of links where the file names none.
 pub const DEFAULT_LISTEN: u16 = 4800;

@@ -40,6 +40,21 @@ pub fn format_rate(rate: BitRate) -> String {
     format(rate.0, &RATES)
 }
 
+/// A measured rate as people say it: three significant digits, in the largest unit that leaves a
+/// number of at least 1.
+pub fn format_measured(rate: BitRate) -> String {
+    let digits = rate.0.checked_ilog10().unwrap_or(0);
+    let step = 10u64.pow(digits.saturating_sub(2));
+    let rounded = (rate.0 + step / 2) / step * step;
+    let (unit, factor) = RATES
+        .iter()
+        .find(|(_, factor)| rounded >= *factor)
+        .or(RATES.last())
+        .copied()
+        .unwrap_or(("bit/s", 1));
+    format!("{}{unit}", rounded as f64 / factor as f64)
+}
+
 /// The size in the largest unit in which it is a whole number.
 pub fn format_bytes(bytes: Bytes) -> String {
     format(bytes.0, &SIZES)
@@ -98,6 +113,21 @@ mod tests {
         assert_eq!(parse_bytes("1GiB"), Ok(Bytes(1 << 30)));
         assert_eq!(parse_bytes("512MiB"), Ok(Bytes(512 << 20)));
         assert_eq!(parse_bytes("0.5KiB"), Ok(Bytes(512)));
+    }
+
+    #[test]
+    fn measured_rates_have_three_digits() {
+        for (bits, text) in [
+            (0, "0bit/s"),
+            (999, "999bit/s"),
+            (79_999_594, "80Mbit/s"),
+            (50_026_551, "50Mbit/s"),
+            (12_345_678, "12.3Mbit/s"),
+            (999_600_000, "1Gbit/s"),
+            (1_234_567_890, "1.23Gbit/s"),
+        ] {
+            assert_eq!(format_measured(BitRate(bits)), text);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use mef_io::Port;
 use mef_packet::Instant;
 
 use super::Router;
-use crate::config::format_rate;
+use crate::config::{format_measured, format_rate};
 use crate::control::{LinkSnapshot, LinkState, Snapshot};
 
 impl<P: Port> Router<P> {
@@ -39,7 +39,7 @@ impl<P: Port> Router<P> {
                     "link to {}: configured {}, seen {}: check `line` of its port",
                     self.peer_name(p.id),
                     format_rate(a.configured),
-                    format_rate(a.seen)
+                    format_measured(a.seen)
                 ));
             }
             if link.is_silent() {
