@@ -19,6 +19,10 @@ enum Command {
     Router(mef_dataplane::cli::RouterArgs),
     /// Make and show node keys.
     Keys(mef_dataplane::keys_cli::KeysArgs),
+    /// What a running router knows: flows, links, ports, drops, routes, neighbours.
+    Show(mef_dataplane::show::ShowArgs),
+    /// Watch a running router.
+    Top(mef_dataplane::show::TopArgs),
     /// Topologies of network namespaces: measure, try out, show.
     Lab(mef_lab::cli::LabArgs),
 }
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Router(args) => mef_dataplane::cli::main(&args),
         Command::Keys(args) => mef_dataplane::keys_cli::main(&args),
+        Command::Show(args) => mef_dataplane::show::main(&args),
+        Command::Top(args) => mef_dataplane::show::top(&args),
         Command::Lab(args) => mef_lab::cli::main(args),
     }
 }

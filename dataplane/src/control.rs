@@ -1,27 +1,31 @@
-//! The control socket: whoever connects gets the latest snapshot of the
-//! router's counters as one line of JSON, then the end. The router publishes
-//! a snapshot a few times a second and never waits for a reader: connections
-//! are served one after the other by a thread of their own, none for longer
-//! than [`SERVE`].
+//! The control socket: whoever connects writes one line that says what it wants
+//! to know ([`Query`]), and gets the answer as one line of JSON, then the end.
+//! Whoever asks nothing gets the status. The router answers between two turns
+//! and never waits for a reader: connections are served one after the other by a
+//! thread of their own, none for longer than [`SERVE`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-/// Longest time that one reader is served; a snapshot fits into the socket's buffer, so none needs it.
+use crate::report::{Asker, Query, MAX_QUERY};
+
+/// Longest time that one reader is served; an answer fits into the socket's buffer, so none needs it.
 const SERVE: Duration = Duration::from_secs(1);
+/// How long whoever connects may take to say what it wants.
+const LISTEN: Duration = Duration::from_millis(100);
 /// Connections that wait for their turn; the kernel refuses more.
 const BACKLOG: i32 = 16;
 
@@ -83,43 +87,10 @@ pub enum ControlError {
     },
 }
 
-/// Where the router puts its snapshots.
-#[derive(Clone, Debug, Default)]
-pub struct Publisher(Arc<Mutex<Arc<str>>>);
-
-impl Publisher {
-    /// Makes `json` what the next reader gets; the lock is held for a pointer's exchange only.
-    pub fn publish_json(&self, json: String) {
-        let next: Arc<str> = json.into();
-        let last = std::mem::replace(
-            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
-            next,
-        );
-        drop(last);
-    }
-
-    /// Makes `snapshot` what the next reader gets.
-    ///
-    /// # Errors
-    /// None with the fields as they are; serde's type asks for the possibility.
-    pub fn publish(&self, snapshot: &Snapshot) -> Result<(), serde_json::Error> {
-        self.publish_json(serde_json::to_string(snapshot)?);
-        Ok(())
-    }
-
-    fn latest(&self) -> Arc<str> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
 /// The thread behind the control socket; dropping it ends the thread and removes the socket.
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
-    publisher: Publisher,
     stop: Arc<AtomicBool>,
     listener: Arc<UnixListener>,
     thread: Option<JoinHandle<()>>,
@@ -130,7 +101,7 @@ impl ControlServer {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub fn start(path: &Path) -> Result<Self, ControlError> {
+    pub fn start(path: &Path, asker: Asker) -> Result<Self, ControlError> {
         remove_stale(path)?;
         let os = |what| {
             move |source| ControlError::Os {
@@ -145,12 +116,11 @@ impl ControlServer {
             },
             _ => os("create")(e),
         })?;
-        let publisher = Publisher::default();
         let stop = Arc::new(AtomicBool::new(false));
         let listener = Arc::new(listener);
         let thread = {
-            let (listener, publisher, stop) = (listener.clone(), publisher.clone(), stop.clone());
-            let serve = move || serve(&listener, &publisher, &stop);
+            let (listener, stop) = (listener.clone(), stop.clone());
+            let serve = move || serve(&listener, &asker, &stop);
             std::thread::Builder::new()
                 .name("mef-control".into())
                 .spawn(serve)
@@ -158,16 +128,10 @@ impl ControlServer {
         };
         Ok(Self {
             path: path.to_owned(),
-            publisher,
             stop,
             listener,
             thread: Some(thread),
         })
-    }
-
-    /// A handle for the thread that makes the snapshots.
-    pub fn publisher(&self) -> Publisher {
-        self.publisher.clone()
     }
 }
 
@@ -231,7 +195,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
-fn serve(listener: &UnixListener, publisher: &Publisher, stop: &AtomicBool) {
+fn serve(listener: &UnixListener, asker: &Asker, stop: &AtomicBool) {
     loop {
         let accepted = listener.accept();
         if stop.load(Ordering::Acquire) {
@@ -240,12 +204,53 @@ fn serve(listener: &UnixListener, publisher: &Publisher, stop: &AtomicBool) {
         match accepted {
             Ok((stream, _)) => {
                 // A reader that went away or does not read has only itself to blame.
-                let _ = send(&stream, &publisher.latest());
+                let _ = send(&stream, &reply(&stream, asker));
             }
             // Out of descriptors, most likely: not to be asked again at once.
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
+}
+
+/// What goes wrong, as JSON too.
+#[derive(Serialize)]
+struct Refusal {
+    error: String,
+}
+
+fn reply(stream: &UnixStream, asker: &Asker) -> String {
+    let refusal = |error: &dyn core::fmt::Display| {
+        serde_json::to_string(&Refusal {
+            error: error.to_string(),
+        })
+    };
+    let json = match question(stream).parse::<Query>() {
+        Err(e) => refusal(&e),
+        Ok(query) => match asker.ask(query, SERVE) {
+            Ok(reply) => serde_json::to_string(&reply),
+            Err(e) => refusal(&e),
+        },
+    };
+    json.unwrap_or_default()
+}
+
+/// The first line that comes, or what there is of it after [`LISTEN`].
+fn question(mut stream: &UnixStream) -> String {
+    let deadline = Instant::now() + LISTEN;
+    let (mut line, mut buffer) = (Vec::new(), [0; MAX_QUERY]);
+    while line.len() < MAX_QUERY && !line.contains(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            break;
+        }
+        match stream.read(&mut buffer) {
+            Ok(n @ 1..) => line.extend_from_slice(buffer.get(..n).unwrap_or(&[])),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            _ => break,
+        }
+    }
+    let end = line.iter().position(|&b| b == b'\n').unwrap_or(line.len());
+    String::from_utf8_lossy(line.get(..end).unwrap_or(&[])).into_owned()
 }
 
 fn send(mut stream: &UnixStream, text: &str) -> io::Result<()> {
@@ -270,25 +275,47 @@ fn send(mut stream: &UnixStream, text: &str) -> io::Result<()> {
 /// Asks the router whose control socket is at `path` for its snapshot.
 ///
 /// # Errors
-/// What connecting or reading failed with, or `InvalidData` for an answer that is no snapshot.
+/// As [`ask`].
 pub fn query(path: &Path, timeout: Duration) -> io::Result<Snapshot> {
-    let stream = UnixStream::connect(path)?;
+    ask(path, Query::Status, timeout)
+}
+
+/// Asks the router whose control socket is at `path`; `T` is what the answer to the question is.
+///
+/// # Errors
+/// What connecting or reading failed with, or `InvalidData` for another answer;
+/// its text is what the router said where it refused.
+pub fn ask<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    query: Query,
+    timeout: Duration,
+) -> io::Result<T> {
+    let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(timeout))?;
-    serde_json::from_reader(io::BufReader::new(stream)).map_err(io::Error::from)
+    stream.write_all(format!("{query}\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    serde_json::from_str(&text).map_err(|e| {
+        let refusal: Result<serde_json::Value, _> = serde_json::from_str(&text);
+        match refusal.as_ref().ok().and_then(|v| v["error"].as_str()) {
+            Some(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+            None => e.into(),
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
+    use crate::report::{self, mailbox, Page, Reply};
 
-    fn read(path: &Path) -> String {
+    fn talk(path: &Path, say: &str) -> String {
         let mut text = String::new();
         let mut stream = UnixStream::connect(path).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
+        stream.write_all(say.as_bytes()).unwrap();
         stream.read_to_string(&mut text).unwrap();
         text
     }
@@ -310,18 +337,83 @@ mod tests {
         }
     }
 
+    /// A thread that answers as a router would, until the test ends.
+    struct Answering {
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Answering {
+        fn start(ports: usize) -> (Self, Asker) {
+            let (asker, mut mailbox) = mailbox().unwrap();
+            let stop = Arc::new(AtomicBool::new(false));
+            let until = Arc::clone(&stop);
+            let thread = std::thread::spawn(move || {
+                while !until.load(Ordering::Relaxed) {
+                    let fds = [mailbox.poll_fd()];
+                    mef_io::os::poll_fds(&fds, Duration::from_millis(10)).unwrap();
+                    mailbox.answer(|query| match query {
+                        Query::Status => Reply::Status(Box::new(snapshot())),
+                        _ => Reply::Ports(Page {
+                            router: query.to_string(),
+                            rows: vec![report::Port::default(); ports],
+                            next: None,
+                        }),
+                    });
+                }
+            });
+            let thread = Some(thread);
+            (Self { stop, thread }, asker)
+        }
+    }
+
+    impl Drop for Answering {
+        fn drop(&mut self) {
+            self.stop.store(true, Ordering::Relaxed);
+            self.thread.take().unwrap().join().unwrap();
+        }
+    }
+
     #[test]
-    fn every_reader_gets_the_latest_snapshot_and_the_end() {
+    fn every_question_has_its_answer_and_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
-        let server = ControlServer::start(&path).unwrap();
-        assert_eq!(read(&path), "\n");
-        server.publisher().publish_json("{\"n\":1}".into());
-        assert_eq!(read(&path), "{\"n\":1}\n");
-        server.publisher().publish(&snapshot()).unwrap();
-        for _ in 0..50 {
+        let (_router, asker) = Answering::start(1);
+        let _server = ControlServer::start(&path, asker).unwrap();
+        for _ in 0..20 {
             assert_eq!(query(&path, Duration::from_secs(10)).unwrap(), snapshot());
         }
+        // Whoever asks nothing, or ends without a line, is told the status.
+        let status = serde_json::to_string(&snapshot()).unwrap() + "\n";
+        for say in ["", "\n", "status\nand more"] {
+            assert_eq!(talk(&path, say), status);
+        }
+        let from = 77;
+        let page: Page<report::Port> =
+            ask(&path, Query::Routes { from }, Duration::from_secs(10)).unwrap();
+        assert_eq!((page.router.as_str(), page.rows.len()), ("routes 77", 1));
+        let refused = talk(&path, "flow\n");
+        assert!(
+            refused.starts_with("{\"error\":\"found \\\"flow\\\", expected "),
+            "{refused}"
+        );
+        let long = "x".repeat(4 * MAX_QUERY);
+        // What was not read of it may reset the connection behind the answer; the server goes on.
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let _ = stream.write_all(long.as_bytes());
+        drop(stream);
+        assert_eq!(query(&path, Duration::from_secs(10)).unwrap(), snapshot());
+    }
+
+    #[test]
+    fn a_router_that_does_not_answer_is_said_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (asker, mailbox) = mailbox().unwrap();
+        let _server = ControlServer::start(&path, asker).unwrap();
+        drop(mailbox);
+        let error = query(&path, Duration::from_secs(10)).unwrap_err();
+        assert_eq!(error.to_string(), "the router has ended");
     }
 
     #[test]
@@ -354,7 +446,8 @@ mod tests {
     fn only_the_owner_may_connect_and_nothing_stays_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
-        let server = ControlServer::start(&path).unwrap();
+        let (_router, asker) = Answering::start(1);
+        let server = ControlServer::start(&path, asker.clone()).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -363,7 +456,7 @@ mod tests {
         assert!(!path.exists());
 
         // Ends although nobody can reach it any more.
-        let server = ControlServer::start(&path).unwrap();
+        let server = ControlServer::start(&path, asker).unwrap();
         fs::remove_file(&path).unwrap();
         drop(server);
     }
@@ -374,23 +467,24 @@ mod tests {
         let path = dir.path().join("a.sock");
         // A listener that is dropped leaves its file behind, as a killed router does.
         drop(UnixListener::bind(&path).unwrap());
-        let server = ControlServer::start(&path).unwrap();
+        let (_router, asker) = Answering::start(1);
+        let server = ControlServer::start(&path, asker.clone()).unwrap();
         assert!(matches!(
-            ControlServer::start(&path),
+            ControlServer::start(&path, asker.clone()),
             Err(ControlError::InUse { .. })
         ));
-        assert_eq!(read(&path), "\n");
+        assert_eq!(query(&path, Duration::from_secs(10)).unwrap(), snapshot());
         drop(server);
 
         fs::write(&path, "precious").unwrap();
         assert!(matches!(
-            ControlServer::start(&path),
+            ControlServer::start(&path, asker.clone()),
             Err(ControlError::NotASocket { .. })
         ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let nowhere = dir.path().join("none/a.sock");
         assert!(matches!(
-            ControlServer::start(&nowhere),
+            ControlServer::start(&nowhere, asker),
             Err(ControlError::Os { what: "create", .. })
         ));
     }
@@ -399,12 +493,12 @@ mod tests {
     fn a_reader_that_does_not_read_holds_up_nobody_for_long() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
-        let server = ControlServer::start(&path).unwrap();
         // More than any socket buffer takes.
-        let large = "x".repeat(8 << 20);
-        server.publisher().publish_json(large.clone());
+        let (_router, asker) = Answering::start(40_000);
+        let _server = ControlServer::start(&path, asker).unwrap();
         let lazy = UnixStream::connect(&path).unwrap();
-        assert_eq!(read(&path).len(), large.len() + 1);
+        (&lazy).write_all(b"ports\n").unwrap();
+        assert_eq!(query(&path, Duration::from_secs(10)).unwrap(), snapshot());
         drop(lazy);
     }
 }

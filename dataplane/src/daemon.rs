@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mef_io::{os, AfPacket};
-use mef_packet::Instant;
 
 use crate::config::{self, Config, ConfigError};
 use crate::control::{ControlError, ControlServer};
+use crate::metrics::{MetricsError, MetricsServer};
+use crate::report::{mailbox, Mailbox};
 use crate::router::{Router, RouterError, Seed};
 
 /// Why the router does not run.
@@ -26,6 +27,10 @@ pub enum DaemonError {
     Router(#[from] RouterError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    #[error("no socket to ask the router through: {0}")]
+    Mailbox(std::io::Error),
     #[error("waiting for packets: {0}")]
     Wait(std::io::Error),
     #[error("the system gives no random numbers: {0}")]
@@ -50,8 +55,9 @@ fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     Ok(b)
 }
 
-/// How often the state is published.
-const PUBLISH: Duration = Duration::from_millis(100);
+/// Longest time that the router waits for packets: an operator's question wakes it, but not where
+/// it has as many ports as descriptors can be waited for.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// Real-time priority of the pacing thread: below what administrators keep for watchdogs.
 const PRIORITY: u8 = 20;
 
@@ -75,19 +81,24 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signal)?;
     }
-    let control = config
-        .control
-        .as_deref()
-        .map(ControlServer::start)
+    // Before this thread gets its priority, which theirs would inherit.
+    let (asker, mailbox) = mailbox().map_err(DaemonError::Mailbox)?;
+    let control = config.control.as_deref();
+    let _control = control
+        .map(|path| ControlServer::start(path, asker.clone()))
         .transpose()?;
-    serve(config, ports, &stop, control.as_ref())
+    let metrics = config.metrics;
+    let _metrics = metrics
+        .map(|address| MetricsServer::start(address, &asker))
+        .transpose()?;
+    serve(config, ports, &stop, mailbox)
 }
 
 fn serve(
     config: Config,
     ports: Vec<AfPacket>,
     stop: &AtomicBool,
-    control: Option<&ControlServer>,
+    mut mailbox: Mailbox,
 ) -> Result<(), DaemonError> {
     // Once here, so that a machine without randomness is told before anything starts.
     let boot_id = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
@@ -112,24 +123,16 @@ fn serve(
     };
     let name = config.name.clone();
     let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
-    let fds = router.poll_fds();
+    let mut fds = router.poll_fds();
+    if fds.len() < os::MAX_POLL_FDS {
+        fds.push(mailbox.poll_fd());
+    }
     tracing::info!(router = name, "running");
-    let mut publish_at = Instant::ZERO;
     while !stop.load(Ordering::Relaxed) {
         let now = os::monotonic_now();
         let busy = router.poll(now);
-        if let (Some(control), true) = (control, now >= publish_at) {
-            publish_at = now + PUBLISH;
-            if let Err(e) = control
-                .publisher()
-                .publish(&router.snapshot(now, os::process_cpu_time()))
-            {
-                tracing::warn!("state not published: {e}");
-            }
-        }
-        let wake = router
-            .next_wake(now)
-            .min(publish_at.max(now + PUBLISH / 10));
+        mailbox.answer(|query| router.report(now, os::process_cpu_time(), query));
+        let wake = router.next_wake(now).min(now + LONGEST_WAIT);
         let after = os::monotonic_now();
         let wait = if busy {
             Duration::ZERO

@@ -218,22 +218,59 @@ impl From<OpenError> for DropReason {
     }
 }
 
-/// Drop counters of one worker, by stage and reason.
+/// Drops by reason.
+pub type ByReason = [u64; DropReason::COUNT];
+
+/// Drop counters of one worker, by stage and reason; and by reason for each port
+/// and link, as far as it is known with which of them a packet had to do.
 #[derive(Clone)]
 #[repr(align(64))]
 pub struct Counters {
-    drops: Box<[[u64; DropReason::COUNT]; Stage::COUNT]>,
+    drops: Box<[ByReason; Stage::COUNT]>,
+    ports: Vec<ByReason>,
+    links: Vec<ByReason>,
+    /// Where the packet at hand came in, and the link it came over or is to take.
+    port: Option<usize>,
+    link: Option<usize>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self {
-            drops: Box::new([[0; DropReason::COUNT]; Stage::COUNT]),
-        }
+        Self::new(0, 0)
     }
 }
 
 impl Counters {
+    /// Counters for so many ports and links.
+    pub fn new(ports: usize, links: usize) -> Self {
+        Self {
+            drops: Box::new([[0; DropReason::COUNT]; Stage::COUNT]),
+            ports: vec![[0; DropReason::COUNT]; ports],
+            links: vec![[0; DropReason::COUNT]; links],
+            port: None,
+            link: None,
+        }
+    }
+
+    /// What is dropped from here on came in at the port with this number.
+    #[inline]
+    pub fn at_port(&mut self, port: u16) {
+        self.port = Some(usize::from(port));
+        self.link = None;
+    }
+
+    /// What is dropped from here on has to do with the link with this number too.
+    #[inline]
+    pub fn at_link(&mut self, link: u16) {
+        self.link = Some(usize::from(link));
+    }
+
+    /// What is dropped from here on has nothing to do with either.
+    #[inline]
+    pub fn elsewhere(&mut self) {
+        (self.port, self.link) = (None, None);
+    }
+
     /// Counts one packet dropped by `stage` because of `reason`.
     #[inline]
     pub fn count(&mut self, stage: Stage, reason: DropReason) {
@@ -243,8 +280,23 @@ impl Counters {
     /// Counts `n` packets at once.
     #[inline]
     pub fn count_many(&mut self, stage: Stage, reason: DropReason, n: u64) {
-        let c = &mut self.drops[stage as usize][reason as usize];
-        *c = c.wrapping_add(n);
+        let all = self.drops.get_mut(stage as usize);
+        let port = self.port.and_then(|p| self.ports.get_mut(p));
+        let link = self.link.and_then(|l| self.links.get_mut(l));
+        for place in [all, port, link].into_iter().flatten() {
+            let c = &mut place[reason as usize];
+            *c = c.wrapping_add(n);
+        }
+    }
+
+    /// Packets that came in at a port and were dropped, by reason.
+    pub fn of_port(&self, port: u16) -> Option<&ByReason> {
+        self.ports.get(usize::from(port))
+    }
+
+    /// Packets that came over a link, or were to take it, and were dropped, by reason.
+    pub fn of_link(&self, link: u16) -> Option<&ByReason> {
+        self.links.get(usize::from(link))
     }
 
     pub fn get(&self, stage: Stage, reason: DropReason) -> u64 {
@@ -262,12 +314,10 @@ impl Counters {
 
     /// Adds another worker's counters to these.
     pub fn merge(&mut self, other: &Self) {
-        for (a, b) in self
-            .drops
-            .iter_mut()
-            .flatten()
-            .zip(other.drops.iter().flatten())
-        {
+        let pairs = self.drops.iter_mut().zip(other.drops.iter());
+        let pairs = pairs.chain(self.ports.iter_mut().zip(&other.ports));
+        let pairs = pairs.chain(self.links.iter_mut().zip(&other.links));
+        for (a, b) in pairs.flat_map(|(a, b)| a.iter_mut().zip(b)) {
             *a = a.wrapping_add(*b);
         }
     }
@@ -350,5 +400,34 @@ mod tests {
         assert_eq!(a.total(), 5);
         assert_eq!(a.by_reason(DropReason::BadChecksum), 4);
         assert_eq!(a.named().get("open.ip.bad_checksum"), Some(&2));
+    }
+
+    #[test]
+    fn counts_where_a_packet_came_in_and_over_which_link() {
+        let bad = DropReason::BadChecksum;
+        let mut a = Counters::new(2, 1);
+        a.count(Stage::Tx, bad);
+        a.at_port(1);
+        a.count(Stage::Ingress, bad);
+        a.at_link(0);
+        a.count(Stage::Open, bad);
+        // The next packet has nothing to do with the link.
+        a.at_port(1);
+        a.count(Stage::Ingress, bad);
+        a.at_port(7);
+        a.count(Stage::Ingress, bad);
+        a.elsewhere();
+        a.count(Stage::Ingress, bad);
+        let mut b = a.clone();
+        b.merge(&a);
+        for (counters, times) in [(&a, 1), (&b, 2)] {
+            assert_eq!(counters.by_reason(bad), 6 * times);
+            let port = |p| counters.of_port(p).map(|c| c[bad as usize]);
+            assert_eq!(
+                (port(0), port(1), port(7)),
+                (Some(0), Some(3 * times), None)
+            );
+            assert_eq!(counters.of_link(0).map(|c| c[bad as usize]), Some(times));
+        }
     }
 }

@@ -104,6 +104,12 @@ impl FlowTable {
             .map(|(i, _)| i)
     }
 
+    /// The flows from slot `start` on, each with its slot.
+    pub fn from(&self, start: usize) -> impl Iterator<Item = (usize, &SplitFlow)> + '_ {
+        let slots = self.flows.iter().enumerate().skip(start);
+        slots.filter_map(|(i, f)| Some((i, f.as_ref()?)))
+    }
+
     /// Takes a flow out; a connection that ended in order leaves its TIME-WAIT record.
     pub fn remove(
         &mut self,

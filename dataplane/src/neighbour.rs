@@ -33,6 +33,7 @@ use mef_packet::wire::{ipv6, MacAddr};
 use mef_packet::{Instant, PortId};
 
 use crate::drops::DropReason;
+use crate::report::NeighbourState;
 
 const RETRY: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
@@ -120,6 +121,16 @@ pub enum Event<T> {
         address: IpAddr,
         mac: MacAddr,
     },
+}
+
+/// A neighbour as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    pub address: IpAddr,
+    pub mac: Option<MacAddr>,
+    pub state: NeighbourState,
+    /// When it was last confirmed, or first asked for.
+    pub since: Instant,
 }
 
 #[derive(Debug)]
@@ -220,6 +231,25 @@ impl<T> Neighbours<T> {
         self.events
             .push_back(request(port, &table.interface, ip, None));
         Resolution::Pending
+    }
+
+    /// What is known of the neighbours of `port`, in no order.
+    pub fn list(&self, port: PortId) -> impl Iterator<Item = Known> + '_ {
+        let table = self.tables.get(usize::from(port.0));
+        let entries = table.into_iter().flat_map(|t| &t.entries);
+        entries.map(|(&address, entry)| {
+            let (state, mac) = match entry.state {
+                State::Incomplete { .. } => (NeighbourState::Incomplete, None),
+                State::Reachable(mac) => (NeighbourState::Reachable, Some(mac)),
+                State::Probing { mac, .. } => (NeighbourState::Probing, Some(mac)),
+            };
+            Known {
+                address,
+                mac,
+                state,
+                since: entry.since,
+            }
+        })
     }
 
     /// Keeps a packet until its neighbour, which [`resolve`](Self::resolve)

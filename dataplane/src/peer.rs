@@ -104,6 +104,7 @@ pub struct Peer {
     we_win_crossing: bool,
     /// What of the link's queues is already among the router's counters.
     pub counted: DatagramStats,
+    initiations: u64,
     sessions: u64,
 }
 
@@ -148,6 +149,7 @@ impl Peer {
             cookie: None,
             we_win_crossing: own < key,
             counted: DatagramStats::default(),
+            initiations: 0,
             sessions: 0,
         }
     }
@@ -158,6 +160,10 @@ impl Peer {
     /// Sessions that were established with it, renewals included.
     pub fn sessions(&self) -> u64 {
         self.sessions
+    }
+    /// Handshakes that this end began.
+    pub fn initiations(&self) -> u64 {
+        self.initiations
     }
     /// Whether `from` is an address that this peer is configured at or was heard from.
     pub fn is_at(&self, from: SocketAddr) -> bool {
@@ -252,6 +258,7 @@ impl Peer {
             Initiator::with_offer(own, &self.key, offer, fresh.entropy, config)?;
         self.initiator = Some(initiator);
         self.initiated_at = now;
+        self.initiations += 1;
         Ok(Some((to, message)))
     }
 

@@ -106,6 +106,17 @@ impl Histogram {
         }
     }
 
+    /// Sum of all times, microseconds.
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us
+    }
+
+    /// How many times are at most `us` microseconds, to the accuracy of a place.
+    pub fn at_most_us(&self, us: u64) -> u64 {
+        let places = index(us.min(MAX_US)) + 1;
+        self.counts.iter().take(places).sum()
+    }
+
     /// The smallest time such that at least the share `q` (0 ..= 1) of all
     /// times are not above it (nearest rank), microseconds; 0 when nothing was counted.
     pub fn percentile_us(&self, q: f64) -> u64 {
@@ -176,6 +187,17 @@ mod tests {
         }
         h.clear();
         assert_eq!((h.count(), h.percentile_us(0.5)), (0, 0));
+    }
+
+    #[test]
+    fn counts_what_is_at_most_a_time() {
+        let mut h = Histogram::new();
+        for us in [10, 20, 1000, 5000, 200_000_000] {
+            h.record_us(us);
+        }
+        let at_most = [5, 10, 900, 1000, 10_000, 1 << 40].map(|us| h.at_most_us(us));
+        assert_eq!(at_most, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(h.sum_us(), 6030 + MAX_US);
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub struct Config {
     pub open: OpenMode,
     /// Path of the control socket.
     pub control: Option<PathBuf>,
+    /// Where metrics are served over HTTP.
+    pub metrics: Option<SocketAddr>,
+    /// SHA-256 of the text it was read from.
+    pub digest: [u8; 32],
     /// Pace at real-time priority where allowed.
     pub realtime: bool,
     /// Indexed by [`PortId`].
@@ -181,6 +185,17 @@ pub fn load(file: &Path) -> Result<Config, ConfigError> {
         source,
     })?;
     parse(&text, file, &ThisMachine)
+}
+
+/// The control socket that the configuration in `file` names. Needs neither the
+/// private key nor the interfaces, and finds only what keeps it from being read.
+pub fn control_path(file: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    let raw = raw::read(&text, file)?;
+    validate::control(&raw, &error::Source { text: &text, file })
 }
 
 /// Validates the configuration `text`; `file` is its name in messages, and paths in it are relative to its folder.

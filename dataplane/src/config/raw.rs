@@ -36,6 +36,7 @@ pub(super) struct RawRouter {
     pub engine: Option<Text>,
     pub open: Option<Text>,
     pub control: Option<Text>,
+    pub metrics: Option<Text>,
     pub realtime: Option<bool>,
 }
 

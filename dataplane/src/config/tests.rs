@@ -372,7 +372,7 @@ fn a_policy_without_a_protocol_splits_tcp_only_and_ports_need_a_protocol_that_ha
 const BROKEN: &[(&str, &str, usize, &str)] = &[
     // What TOML and its types refuse.
     ("realtime = false", "realtme = false", 8,
-     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `engine`, `open`, `control`, `realtime`; correct its spelling or remove it"),
+     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `engine`, `open`, `control`, `metrics`, `realtime`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
     ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `overhead`, `dscp`; correct its spelling or remove it"),
     ("interface = \"eth0\"\n", "", 10, "port.interface: found nothing, expected this key, which has no default; add it"),

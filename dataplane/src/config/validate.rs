@@ -7,11 +7,13 @@ mod links;
 mod policy;
 
 use core::ops::RangeInclusive;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use mef_crypto::EngineKind;
 use mef_packet::{BitRate, Bytes};
+use sha2::{Digest, Sha256};
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
@@ -31,14 +33,7 @@ type Text = Spanned<String>;
 type Checked<T> = Result<T, ConfigError>;
 
 pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) -> Checked<Config> {
-    let mut v = Validator {
-        source,
-        host,
-        ports: Vec::new(),
-        peers: Vec::new(),
-        networks: Vec::new(),
-        prefixes: Vec::new(),
-    };
+    let mut v = Validator::new(source, host);
     let router = raw.router.get_ref();
     let settings = v.router(router)?;
     v.ports(&raw.port)?;
@@ -86,12 +81,19 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
         engine: settings.engine,
         open: settings.open,
         control: settings.control,
+        metrics: settings.metrics,
+        digest: Sha256::digest(source.text).into(),
         realtime: router.realtime.unwrap_or(true),
         ports: v.ports,
         peers: v.peers,
         routes,
         policies,
     })
+}
+
+/// The control socket that the file names, without a look at the rest of it.
+pub(super) fn control(raw: &RawConfig, source: &Source<'_>) -> Checked<Option<PathBuf>> {
+    Validator::new(source, &super::ThisMachine).control(raw.router.get_ref())
 }
 
 struct Settings {
@@ -101,6 +103,7 @@ struct Settings {
     engine: EngineKind,
     open: OpenMode,
     control: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
 }
 
 struct Validator<'a> {
@@ -114,7 +117,18 @@ struct Validator<'a> {
     prefixes: Vec<(IpNet, PeerId, String)>,
 }
 
-impl Validator<'_> {
+impl<'a> Validator<'a> {
+    fn new(source: &'a Source<'a>, host: &'a dyn Host) -> Self {
+        Self {
+            source,
+            host,
+            ports: Vec::new(),
+            peers: Vec::new(),
+            networks: Vec::new(),
+            prefixes: Vec::new(),
+        }
+    }
+
     fn router(&self, raw: &RawRouter) -> Checked<Settings> {
         let name = match &raw.name {
             Some(name) => self.name(name, "router.name")?,
@@ -144,21 +158,15 @@ impl Validator<'_> {
             )?,
             None => EngineKind::default(),
         };
-        let control = match &raw.control {
-            Some(text) => {
-                let path = self.path(text, "router.control")?;
-                if path.as_os_str().len() > MAX_SOCKET_PATH {
-                    let expected =
-                        format!("a path of at most {MAX_SOCKET_PATH} bytes, the limit for sockets");
-                    return Err(self.wrong(
-                        text,
-                        "router.control",
-                        &expected,
-                        "choose a shorter one, such as \"/run/mef.sock\"",
-                    ));
-                }
-                Some(path)
-            }
+        let metrics = match &raw.metrics {
+            Some(text) => Some(text.get_ref().parse().map_err(|_| {
+                self.wrong(
+                    text,
+                    "router.metrics",
+                    "an address and a TCP port, such as \"127.0.0.1:9464\" or \"[::1]:9464\"",
+                    "give one of this machine's own, or remove it to serve no metrics",
+                )
+            })?),
             None => None,
         };
         Ok(Settings {
@@ -169,8 +177,27 @@ impl Validator<'_> {
             open: self
                 .open(raw.open.as_ref(), "router.open")?
                 .unwrap_or_default(),
-            control,
+            control: self.control(raw)?,
+            metrics,
         })
+    }
+
+    fn control(&self, raw: &RawRouter) -> Checked<Option<PathBuf>> {
+        let Some(text) = &raw.control else {
+            return Ok(None);
+        };
+        let path = self.path(text, "router.control")?;
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            let expected =
+                format!("a path of at most {MAX_SOCKET_PATH} bytes, the limit for sockets");
+            return Err(self.wrong(
+                text,
+                "router.control",
+                &expected,
+                "choose a shorter one, such as \"/run/mef.sock\"",
+            ));
+        }
+        Ok(Some(path))
     }
 
     fn ports(&mut self, raw: &[Spanned<RawPort>]) -> Checked<()> {

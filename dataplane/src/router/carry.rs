@@ -22,6 +22,7 @@ impl<P: Port> Router<P> {
         let Routed { from, route } = routed;
         match route {
             Route::Peer(peer) => {
+                self.counters.at_link(peer.0);
                 self.icmp_for_flow(now, &from)?;
                 match self.manner(now, peer, &from) {
                     Manner::Split => self.carry_split(now, peer, from),

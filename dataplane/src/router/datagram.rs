@@ -148,6 +148,7 @@ impl<P: Port> Router<P> {
             };
             count_new(&mut self.counters, &mut l.counted, total);
             for p in &mut l.peers {
+                self.counters.at_link(p.id.0);
                 count_new(&mut self.counters, &mut p.counted, p.link.datagram_stats());
             }
         }

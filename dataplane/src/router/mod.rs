@@ -15,6 +15,7 @@ mod open;
 mod output;
 mod pipeline;
 mod plain;
+mod report;
 mod route;
 mod session;
 mod split;
@@ -251,6 +252,7 @@ impl<P: Port> Router<P> {
             pool: ChunkPool::new(config.memory.0),
             gate: Gate::new(now, (seed.entropy)()),
             hints: RateLimit::new(now, HINTS_PER_SECOND, HINTS_PER_SECOND),
+            counters: Counters::new(config.ports.len(), config.peers.len()),
             config,
             seed,
             started: now,
@@ -269,7 +271,6 @@ impl<P: Port> Router<P> {
             dirty: Vec::new(),
             blocked: Vec::new(),
             retry_blocked: now,
-            counters: Counters::default(),
             waited: Histogram::new(),
             inbox: Vec::new(),
             scratch: Vec::new(),

@@ -87,6 +87,7 @@ impl<P: Port> Router<P> {
             let [a, b, c, d, e, f, g, h, ..] = entropy();
             u64::from_be_bytes([a, b, c, d, e, f, g, h])
         };
+        self.counters.at_link(peer.id.0);
         let line_bytes = outer::line_bytes(datagram.len(), &from.ip());
         let (number, range) = match peer.open(now, slot, from, datagram, token) {
             Ok(o) => o,

@@ -32,6 +32,7 @@ pub(super) fn dropped<T>(stage: Stage, reason: impl Into<DropReason>) -> Step<T>
 impl<P: Port> Router<P> {
     /// Takes one packet from its port as far as it goes now.
     pub(super) fn push(&mut self, now: Instant, packet: Packet<P::Buf>) {
+        self.counters.at_port(packet.meta.port.0);
         let journey = self
             .ingress(now, packet)
             .and_then(|transit| self.classify(transit))
@@ -40,6 +41,7 @@ impl<P: Port> Router<P> {
         if let Err(Stop::Drop(stage, reason)) = journey {
             self.counters.count(stage, reason);
         }
+        self.counters.elsewhere();
     }
 
     /// Sends what the lines may send now.
@@ -47,13 +49,22 @@ impl<P: Port> Router<P> {
         for line in 0..self.lines.len() {
             while let Some(departure) = self.pack(now, line) {
                 let done = match departure {
-                    Departure::Link(place, packed) => self.seal(now, line, place, packed),
-                    Departure::Plain(plain, _) => self.send_plain(now, line, plain),
+                    Departure::Link(place, packed) => {
+                        if let Some(peer) = self.lines.get(line).and_then(|l| l.peers.get(place)) {
+                            self.counters.at_link(peer.id.0);
+                        }
+                        self.seal(now, line, place, packed)
+                    }
+                    Departure::Plain(plain, _) => {
+                        self.counters.elsewhere();
+                        self.send_plain(now, line, plain)
+                    }
                 };
                 if let Err(Stop::Drop(stage, reason)) = done {
                     self.counters.count(stage, reason);
                 }
             }
         }
+        self.counters.elsewhere();
     }
 }

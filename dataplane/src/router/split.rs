@@ -198,6 +198,7 @@ impl<P: Port> Router<P> {
         for id in 0..self.places.len() {
             let id = PeerId(u16::try_from(id).unwrap_or(u16::MAX));
             while let Some(event) = self.peer_mut(id).and_then(|p| p.link.poll_event()) {
+                self.counters.at_link(id.0);
                 match event {
                     Event::Setup { flow, setup } => self.open_towards_host(now, id, flow, setup),
                     Event::Flow(number) => {
@@ -234,6 +235,7 @@ impl<P: Port> Router<P> {
                 }
             }
         }
+        self.counters.elsewhere();
     }
 
     pub(super) fn peer_name(&self, id: PeerId) -> &str {

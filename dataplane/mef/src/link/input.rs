@@ -110,6 +110,7 @@ impl Link {
                     flags & FLAG_ACK_NOW != 0,
                 );
                 self.stats.packets_received += 1;
+                self.stats.bytes_received += line_bytes;
                 Ok(())
             }
             Err(e) => {
@@ -187,10 +188,12 @@ impl Link {
                 symbol,
             } => {
                 if self.flow_for(flow)? {
-                    let back = self
-                        .flows
-                        .get_mut(&flow)
-                        .is_some_and(|f| f.recv.on_repair(pool, span, index, symbol));
+                    let back = self.flows.get_mut(&flow).is_some_and(|f| {
+                        let before = f.recv.recovered();
+                        let back = f.recv.on_repair(pool, span, index, symbol);
+                        self.stats.bytes_recovered += f.recv.recovered() - before;
+                        back
+                    });
                     if back {
                         self.took_long = true;
                         self.control_twice(now, Control::Window(flow));

@@ -165,6 +165,9 @@ pub struct FlowView {
     pub held: u64,
     pub retransmitted: u64,
     pub recovered: u64,
+    /// Stream bytes sent at least once, and read by the router.
+    pub sent: u64,
+    pub read: u64,
     /// How far the peer lets this end send, and this end the peer.
     pub credit: u64,
     pub granted: u64,
@@ -209,7 +212,10 @@ enum Control {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkStats {
     pub packets_sent: u64,
+    /// As the line counts them.
+    pub bytes_sent: u64,
     pub packets_received: u64,
+    pub bytes_received: u64,
     pub packets_lost: u64,
     pub packets_spurious: u64,
     pub repairs_sent: u64,
@@ -378,6 +384,10 @@ impl Link {
     pub fn stats(&self) -> LinkStats {
         self.stats
     }
+    /// Flows with datagrams that wait, and the bytes of these.
+    pub fn datagram_queues(&self) -> (usize, usize) {
+        (self.datagrams.len(), self.datagrams.bytes())
+    }
     /// Stream bytes of the link: sent and allowed to be sent; consumed here and announced to the peer.
     pub fn stream_credit(&self) -> [u64; 4] {
         [
@@ -405,6 +415,8 @@ impl Link {
             held: f.send.held(),
             retransmitted: f.send.retransmitted(),
             recovered: f.recv.recovered(),
+            sent: f.send.sent(),
+            read: f.recv.read_offset(),
             credit: f.send.credit(),
             granted: f.recv.granted(),
         })
@@ -643,8 +655,6 @@ impl Link {
             return;
         }
         if let Some(mut f) = self.flows.remove(&flow) {
-            self.stats.bytes_retransmitted += f.send.retransmitted();
-            self.stats.bytes_recovered += f.recv.recovered();
             f.send.release(pool);
             f.recv.release(pool);
             self.quiet.remove(&flow);

@@ -290,7 +290,9 @@ impl Link {
                     f.send.on_sent(offset, len, generation);
                     return Attempt::Other;
                 }
+                let before = f.send.retransmitted();
                 let fresh = f.send.on_sent(offset, len, generation);
+                self.stats.bytes_retransmitted += f.send.retransmitted() - before;
                 self.stream_sent += fresh;
                 carried.push(Carried::Data {
                     flow: id,
@@ -402,6 +404,7 @@ impl Link {
         self.sent
             .sent(now, number, size, self.sent_bytes, carried, elicits);
         self.stats.packets_sent += 1;
+        self.stats.bytes_sent += line_bytes;
         if elicits {
             self.last_elicit = now;
         }

@@ -1,0 +1,488 @@
+//! What a router tells about itself: the rows and their pages, where drops are
+//! counted, and the metrics over HTTP, asked while it forwards.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use mef_crypto::PrivateKey;
+use mef_dataplane::config::{self, Host};
+use mef_dataplane::control::LinkState;
+use mef_dataplane::drops::{DropReason, Stage};
+use mef_dataplane::metrics::{render, MetricsServer};
+use mef_dataplane::report::{
+    mailbox, FlowState, Mailbox, NeighbourState, Query, Reply, RouteKind, PAGE,
+};
+use mef_dataplane::router::{Router, Seed};
+use mef_io::{Caps, MemPort, MemWire};
+use mef_packet::wire::checksum::Sum;
+use mef_packet::{HeapBuf, Instant, Meta, Packet};
+
+struct Machine(u8);
+
+impl Host for Machine {
+    fn interface_exists(&self, _: &str) -> bool {
+        true
+    }
+    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
+        Ok(PrivateKey::generate([self.0; 32]))
+    }
+}
+
+fn config_text(me: u8) -> String {
+    let other = 3 - me;
+    let key = PrivateKey::generate([other; 32]).public();
+    format!(
+        r#"[router]
+name = "r{me}"
+private_key = "r.key"
+memory = "16MiB"
+
+[[port]]
+name = "lan"
+interface = "eth0"
+addresses = ["10.{me}.0.1/16"]
+
+[[port]]
+name = "wan"
+interface = "eth1"
+addresses = ["192.0.2.{me}/30"]
+[port.line]
+up = "100Mbit/s"
+down = "50Mbit/s"
+
+[[peer]]
+name = "other"
+public_key = "{key}"
+port = "wan"
+endpoint = "192.0.2.{other}:4800"
+prefixes = ["10.{other}.0.0/16"]
+
+[[route]]
+prefix = "0.0.0.0/0"
+via = "10.{me}.0.9"
+"#
+    )
+}
+
+struct World {
+    now: Instant,
+    routers: [Router<MemPort>; 2],
+    lans: [MemWire; 2],
+}
+
+const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
+
+fn caps(me: u8, port: u8) -> Caps {
+    Caps {
+        mtu: 1500,
+        mac: [2, 0, 0, 0, me, port],
+        tcp_gso: false,
+        udp_gso: false,
+        tx_checksum: false,
+    }
+}
+
+fn router(now: Instant, me: u8, wan: MemPort) -> (Router<MemPort>, MemWire) {
+    let file = Path::new("/etc/mef/r.toml");
+    let config = config::parse(&config_text(me), file, &Machine(me)).unwrap();
+    let (lan, wire) = MemPort::detached(caps(me, 0), 4096);
+    let mut n = u64::from(me) * 1000;
+    let seed = Seed {
+        entropy: Box::new(move || {
+            n += 1;
+            let mut e = [0; 32];
+            e[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+            e
+        }),
+        boot_id: u64::from(me),
+        initiation_base: 1,
+    };
+    let router = Router::new(now, config, vec![lan, wan], seed).unwrap();
+    (router, wire)
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::from_millis(1000);
+        let (wan_a, wan_b) = MemPort::pair(caps(1, 1), caps(2, 1), 4096);
+        let ((a, lan_a), (b, lan_b)) = (router(now, 1, wan_a), router(now, 2, wan_b));
+        let (routers, lans) = ([a, b], [lan_a, lan_b]);
+        Self { now, routers, lans }
+    }
+
+    fn up() -> Self {
+        let mut w = Self::new();
+        w.run(Duration::from_secs(1));
+        let Reply::Links(links) = w.ask(Query::Links) else {
+            panic!("no links")
+        };
+        assert_eq!(links.rows[0].state, LinkState::Up);
+        w
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            for r in &mut self.routers {
+                r.poll(self.now);
+            }
+            for lan in &self.lans {
+                lan.take_sent(&mut Vec::new());
+            }
+            self.now += Duration::from_millis(1);
+        }
+    }
+
+    fn ask(&self, query: Query) -> Reply {
+        self.routers[0].report(self.now, Duration::from_secs(3), query)
+    }
+
+    fn send(&self, ethertype: [u8; 2], payload: &[u8]) {
+        let frame = [&[2, 0, 0, 0, 1, 0], &HOST_MAC[..], &ethertype, payload].concat();
+        let _ = self.lans[0].inject(Packet {
+            buf: HeapBuf::from_slice(&frame),
+            meta: Meta::default(),
+        });
+    }
+}
+
+fn ip(dst: [u8; 4], protocol: u8, body: &[u8]) -> Vec<u8> {
+    let len = (20 + body.len()) as u16;
+    let mut p = vec![
+        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 1, 0, 2,
+    ];
+    p.extend_from_slice(&dst);
+    p[2..4].copy_from_slice(&len.to_be_bytes());
+    let sum = Sum::ZERO.bytes(&p).checksum();
+    p[10..12].copy_from_slice(&sum.to_be_bytes());
+    p.extend_from_slice(body);
+    p
+}
+
+fn syn(from: u16) -> Vec<u8> {
+    let mut t = [0; 20];
+    t[..2].copy_from_slice(&from.to_be_bytes());
+    (t[3], t[7], t[12], t[13], t[14]) = (80, 1, 0x50, 2, 0xff);
+    let dst = [10, 2, 0, 2];
+    let pseudo = Sum::ZERO.bytes(&[10, 1, 0, 2]).bytes(&dst).word(6).word(20);
+    let sum = pseudo.bytes(&t).checksum();
+    t[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip(dst, 6, &t)
+}
+
+fn arp_request() -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    [
+        &head[..],
+        &HOST_MAC,
+        &[10, 1, 0, 2],
+        &[0; 6],
+        &[10, 1, 0, 1],
+    ]
+    .concat()
+}
+
+#[test]
+fn thousands_of_flows_come_in_pages_and_each_of_them_once() {
+    const FLOWS: u16 = 3 * PAGE as u16 + 7;
+    let mut w = World::up();
+    for i in 0..FLOWS {
+        w.send([8, 0], &syn(10_000 + i));
+        w.run(Duration::from_millis(1));
+    }
+    let (mut from, mut pages, mut seen) = (0, 0, BTreeSet::new());
+    loop {
+        let Reply::Flows(page) = w.ask(Query::Flows { from }) else {
+            panic!("no flows")
+        };
+        assert!(page.rows.len() <= PAGE);
+        for f in &page.rows {
+            assert_eq!((f.state, f.mode.as_str()), (FlowState::Opening, "split"));
+            assert_eq!((f.peer.as_str(), f.port.as_str()), ("other", "lan"));
+            assert_eq!(f.far, "10.2.0.2:80".parse::<SocketAddr>().unwrap());
+            assert!(seen.insert(f.host));
+        }
+        pages += 1;
+        match page.next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    assert_eq!((pages, seen.len()), (4, usize::from(FLOWS)));
+    // A mark beyond the end is an empty page.
+    let Reply::Flows(page) = w.ask(Query::Flows { from: u64::MAX }) else {
+        panic!("no flows")
+    };
+    assert!(page.rows.is_empty() && page.next.is_none());
+}
+
+#[test]
+fn drops_are_counted_where_the_packet_came_in_and_over_which_link() {
+    let mut w = World::up();
+    let before = |w: &World| {
+        let c = w.routers[0].counters();
+        (c.total(), c.of_port(0).unwrap().iter().sum::<u64>())
+    };
+    let (total, lan) = before(&w);
+    w.send([0x88, 0xb5], b"not IP");
+    // To a host behind the peer, but too large for any link.
+    w.send([8, 0], &ip([10, 2, 0, 2], 17, &[0; 1400]));
+    w.send([8, 0], &ip([10, 1, 0, 1], 99, &[0; 8]));
+    w.run(Duration::from_millis(20));
+    let (after_total, after_lan) = before(&w);
+    assert_eq!((after_total - total, after_lan - lan), (2, 2));
+    let c = w.routers[0].counters();
+    let unsupported = DropReason::EtherTypeUnsupported;
+    assert_eq!(c.of_port(0).unwrap()[unsupported as usize], 1);
+    assert_eq!(c.of_port(1).unwrap()[unsupported as usize], 0);
+    assert_eq!(c.get(Stage::Ingress, unsupported), 1);
+    assert_eq!(c.of_link(0).unwrap().iter().sum::<u64>(), 0);
+
+    // A SYN for a host that nobody answers for ends at the other router, over the link.
+    let no_route = ip([10, 2, 0, 0], 17, &[0; 8]);
+    w.send([8, 0], &no_route);
+    w.run(Duration::from_millis(50));
+    let b = w.routers[1].counters();
+    let refused = DropReason::DestinationNotAllowed;
+    assert_eq!(b.of_link(0).unwrap()[refused as usize], 1, "{b:?}");
+    assert_eq!(b.by_reason(refused), 1);
+}
+
+#[test]
+fn links_ports_routes_and_neighbours_are_what_was_configured_and_seen() {
+    let mut w = World::up();
+    w.send([8, 6], &arp_request());
+    w.run(Duration::from_millis(50));
+    let Reply::Links(links) = w.ask(Query::Links) else {
+        panic!("no links")
+    };
+    let [link] = &links.rows[..] else {
+        panic!("{links:?}")
+    };
+    assert_eq!((link.peer.as_str(), link.port.as_str()), ("other", "wan"));
+    assert_eq!(link.endpoint, Some("192.0.2.2:4800".parse().unwrap()));
+    assert_eq!((link.line_bps, link.rate_bps), (100_000_000, 50_000_000));
+    assert!(link.sent_packets > 0 && link.sent_bytes > 60 * link.sent_packets);
+    assert!(link.received_bytes > 0 && link.sessions == 1);
+
+    let Reply::Ports(ports) = w.ask(Query::Ports) else {
+        panic!("no ports")
+    };
+    let [lan, wan] = &ports.rows[..] else {
+        panic!("{ports:?}")
+    };
+    assert_eq!(
+        (lan.interface.as_str(), lan.mac.as_str()),
+        ("eth0", "02:00:00:00:01:00")
+    );
+    assert_eq!(
+        (lan.line_up_bps, wan.line_down_bps),
+        (None, Some(50_000_000))
+    );
+    assert!(lan.received_packets >= 1 && wan.sent_packets > 0);
+
+    let Reply::Routes(routes) = w.ask(Query::Routes { from: 0 }) else {
+        panic!("no routes")
+    };
+    let shown: Vec<_> = routes
+        .rows
+        .iter()
+        .map(|r| (r.prefix.as_str(), r.kind, r.via.as_deref(), r.up))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("10.1.0.0/16", RouteKind::Connected, None, true),
+            ("192.0.2.0/30", RouteKind::Connected, None, true),
+            ("10.2.0.0/16", RouteKind::Peer, Some("other"), true),
+            ("0.0.0.0/0", RouteKind::Static, Some("10.1.0.9"), true),
+        ]
+    );
+
+    let (mut from, mut known) = (Some(0), Vec::new());
+    while let Some(mark) = from {
+        let Reply::Neighbours(page) = w.ask(Query::Neighbours { from: mark }) else {
+            panic!("no neighbours")
+        };
+        known.extend(page.rows);
+        from = page.next;
+    }
+    known.sort_by_key(|n| n.address);
+    let shown: Vec<_> = known
+        .iter()
+        .map(|n| {
+            (
+                n.port.as_str(),
+                n.address.to_string(),
+                n.mac.as_deref(),
+                n.state,
+            )
+        })
+        .collect();
+    let reachable = NeighbourState::Reachable;
+    assert_eq!(
+        shown,
+        [
+            (
+                "lan",
+                "10.1.0.2".to_owned(),
+                Some("02:00:00:00:09:09"),
+                reachable
+            ),
+            (
+                "wan",
+                "192.0.2.2".to_owned(),
+                Some("02:00:00:00:02:01"),
+                reachable
+            ),
+        ]
+    );
+}
+
+/// Names and labels of every sample.
+fn series(text: &str) -> BTreeSet<&str> {
+    let samples = text.lines().filter(|l| !l.starts_with('#'));
+    samples.map(|l| l.rsplit_once(' ').unwrap().0).collect()
+}
+
+fn metrics(w: &World) -> String {
+    let Reply::Metrics(sample) = w.ask(Query::Metrics) else {
+        panic!("no sample")
+    };
+    render(&sample, SystemTime::UNIX_EPOCH)
+}
+
+fn value(text: &str, series: &str) -> f64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(series));
+    line.unwrap_or_else(|| panic!("no {series}"))
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn the_same_series_from_the_start_to_the_end_and_no_addresses_in_them() {
+    let mut w = World::new();
+    let first = metrics(&w);
+    assert_eq!(value(&first, "mef_ready"), 0.0);
+    assert_eq!(value(&first, "mef_link_up{link=\"other\"}"), 0.0);
+    w.run(Duration::from_secs(1));
+    for i in 0..20 {
+        w.send([8, 0], &syn(10_000 + i));
+    }
+    w.send([0x88, 0xb5], b"not IP");
+    w.send([8, 0], &ip([10, 2, 0, 2], 17, &[0; 100]));
+    w.run(Duration::from_millis(200));
+    let later = metrics(&w);
+    assert_eq!(series(&first), series(&later));
+    assert!(!later.contains("10.1.0.2") && !later.contains("10000"));
+    for (series, expected) in [
+        ("mef_ready", 1.0),
+        ("mef_link_up{link=\"other\"}", 1.0),
+        ("mef_flows", 20.0),
+        ("mef_flows_opened_total", 20.0),
+        ("mef_datagrams_sent_total", 1.0),
+        ("mef_memory_limit_bytes", 16.0 * 1024.0 * 1024.0),
+        ("mef_link_capacity_bytes_per_second{link=\"other\"}", 12.5e6),
+        ("mef_link_granted_bytes_per_second{link=\"other\"}", 6.25e6),
+        ("mef_queue_wait_seconds_count", 1.0),
+        ("mef_queue_wait_seconds_bucket{le=\"+Inf\"}", 1.0),
+        (
+            "mef_dropped_packets_total{stage=\"ingress\",reason=\"ethernet.unsupported_type\"}",
+            1.0,
+        ),
+        (
+            "mef_port_dropped_packets_total{port=\"lan\",reason=\"ethernet.unsupported_type\"}",
+            1.0,
+        ),
+        ("process_cpu_seconds_total", 3.0),
+    ] {
+        assert_eq!(value(&later, series), expected, "{series}");
+    }
+    let digest = "mef_config_info{router=\"r1\",sha256=\"";
+    let at = later.find(digest).unwrap() + digest.len();
+    assert!(later[at..at + 64].bytes().all(|b| b.is_ascii_hexdigit()));
+}
+
+fn http(address: SocketAddr, say: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.write_all(say.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Lets the router forward and answer until `done`.
+fn serve_until(w: &mut World, mailbox: &mut Mailbox, done: impl Fn() -> bool) {
+    while !done() {
+        w.run(Duration::from_millis(1));
+        let (now, router) = (w.now, &w.routers[0]);
+        mailbox.answer(|q| router.report(now, Duration::ZERO, q));
+    }
+}
+
+#[test]
+fn metrics_are_served_over_http_and_nothing_else_is() {
+    let mut w = World::up();
+    let (asker, mut mailbox) = mailbox().unwrap();
+    let server = MetricsServer::start("127.0.0.1:0".parse().unwrap(), &asker).unwrap();
+    let address = server.address();
+    let taken = MetricsServer::start(address, &asker).unwrap_err();
+    assert!(taken.to_string().contains(&address.to_string()), "{taken}");
+
+    let client = std::thread::spawn(move || {
+        let head = "Host: x\r\n\r\n";
+        let good = http(address, &format!("GET /metrics HTTP/1.1\r\n{head}"));
+        let (top, body) = good.split_once("\r\n\r\n").unwrap();
+        assert!(top.starts_with("HTTP/1.1 200 OK\r\n"), "{top}");
+        assert!(
+            top.contains("Content-Type: text/plain; version=0.0.4"),
+            "{top}"
+        );
+        assert!(top.contains(&format!("Content-Length: {}\r\n", body.len())));
+        assert_eq!(value(body, "mef_ready"), 1.0);
+        for (say, status) in [
+            ("GET / HTTP/1.1\r\n", "404"),
+            ("GET /metricsx HTTP/1.1\r\n", "404"),
+            ("POST /metrics HTTP/1.1\r\n", "405"),
+            ("metrics\r\n", "400"),
+            ("GET /metrics SMTP\r\n", "400"),
+            ("\u{1}\u{2}\r\n", "400"),
+            ("GET /metrics?x=1 HTTP/1.0\r\n", "200"),
+        ] {
+            let answer = http(address, &format!("{say}{head}"));
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{say}: {answer}"
+            );
+        }
+        let long = format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(9 << 10));
+        assert!(http(address, &long).starts_with("HTTP/1.1 431 "));
+        // One that says nothing is told so, and does not keep the others from being served.
+        let idle: Vec<_> = (0..3)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let good = http(address, &format!("GET /metrics HTTP/1.1\r\n{head}"));
+        assert!(good.starts_with("HTTP/1.1 200 OK\r\n"));
+        for mut stream in idle {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            assert!(text.starts_with("HTTP/1.1 408 "), "{text}");
+        }
+    });
+    serve_until(&mut w, &mut mailbox, || client.is_finished());
+    client.join().unwrap();
+
+    drop(mailbox);
+    let gone = http(address, "GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(gone.starts_with("HTTP/1.1 503 "), "{gone}");
+    drop(server);
+    assert!(TcpStream::connect(address).is_err());
+}
