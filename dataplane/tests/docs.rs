@@ -72,3 +72,21 @@ fn every_stage_and_reason_of_a_drop_is_explained() {
         "docs/operating.md does not explain {missing:?}"
     );
 }
+
+#[test]
+fn every_metric_is_explained() {
+    let source = read("dataplane/src/metrics/families.rs") + &read("dataplane/src/metrics/process.rs");
+    let text = read("docs/monitoring/README.md");
+    let quoted = source.split('"').skip(1).step_by(2);
+    let name = |w: &&str| {
+        let ours = w.starts_with("mef_") || w.starts_with("process_");
+        ours && w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let names: Vec<&str> = quoted.filter(name).collect();
+    assert!(names.len() > 40, "{names:?}");
+    let missing: Vec<&&str> = names
+        .iter()
+        .filter(|n| !text.contains(&format!("\n| `{n}` | ")))
+        .collect();
+    assert!(missing.is_empty(), "docs/monitoring/README.md lacks {missing:?}");
+}

@@ -383,7 +383,8 @@ fn the_same_series_from_the_start_to_the_end_and_no_addresses_in_them() {
     for (series, expected) in [
         ("mef_ready", 1.0),
         ("mef_link_up{link=\"other\"}", 1.0),
-        ("mef_flows", 20.0),
+        ("mef_flows{mode=\"split\"}", 20.0),
+        ("mef_flows{mode=\"datagram\"}", 0.0),
         ("mef_flows_opened_total", 20.0),
         ("mef_datagrams_sent_total", 1.0),
         ("mef_memory_limit_bytes", 16.0 * 1024.0 * 1024.0),

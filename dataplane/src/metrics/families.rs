@@ -117,14 +117,13 @@ const PORTS: &[PortColumn] = {
 };
 
 /// Of the counters of the control socket, those that stand for the whole router
-/// and are no sum over ports or links; with their help, and whether they may fall.
-fn whole_router(name: &str) -> Option<(String, Kind, &'static str)> {
+/// and are no sum over ports or links; with their help.
+fn whole_router(name: &str) -> Option<(String, &'static str)> {
     let summed = ["port_", "link_", "stream_", "line_"];
-    if name == "memory_used_bytes" || summed.iter().any(|p| name.starts_with(p)) {
+    if matches!(name, "memory_used_bytes" | "flows") || summed.iter().any(|p| name.starts_with(p)) {
         return None;
     }
     let help = match name {
-        "flows" => return Some(("mef_flows".to_owned(), Kind::Gauge, "Split flows.")),
         "flows_opened" => "Split flows opened.",
         "flows_refused" => "Split flows that the far host or its router refused.",
         "flows_reset" => "Split flows that a host or a router reset.",
@@ -135,14 +134,16 @@ fn whole_router(name: &str) -> Option<(String, Kind, &'static str)> {
         "sessions" => "Sessions with peers, renewals included.",
         "peers_moved" => "Times that a peer proved to be at another address than before.",
         "datagrams_marked" => "Datagrams marked as having met congestion, instead of dropped.",
-        "plain_packets" => "Packets for a peer's hosts that policy sent in the clear, fallback not counted.",
-        "fallback_packets" => "Packets that left in the clear because their link did not work.",
+        "plain_packets" => {
+            "Packets for a peer's hosts that left in the clear."
+        }
+        "fallback_packets" => "Of these, packets whose link did not work.",
         "address_conflicts" => {
             "Times that another station was heard with an address of the router."
         }
         _ => "See the counter of this name of the control socket.",
     };
-    Some((format!("mef_{name}_total"), Kind::Counter, help))
+    Some((format!("mef_{name}_total"), help))
 }
 
 /// The metrics of `sample` as text; `started` is when the process began.
@@ -168,10 +169,16 @@ pub fn render(sample: &Sample, started: SystemTime) -> String {
     t.family("mef_memory_limit_bytes", Kind::Gauge, help)
         .sample(&[], sample.memory_limit.0 as f64);
     for (name, &value) in &sample.status.counters {
-        if let Some((name, kind, help)) = whole_router(name) {
-            t.family(&name, kind, help).count(&[], value);
+        if let Some((name, help)) = whole_router(name) {
+            t.family(&name, Kind::Counter, help).count(&[], value);
         }
     }
+    let split = sample.status.counters.get("flows").copied().unwrap_or(0);
+    let datagram: u64 = sample.links.iter().map(|l| l.datagram_flows).sum();
+    let help = "Flows by mode: split ones, and those with datagrams that wait for a link.";
+    t.family("mef_flows", Kind::Gauge, help)
+        .count(&[("mode", "split")], split)
+        .count(&[("mode", "datagram")], datagram);
     queue_wait(&mut t, sample);
     for (name, kind, help, value) in PORTS {
         t.family(name, *kind, help);

@@ -146,12 +146,14 @@ impl<P: Port> Router<P> {
                 queues: l.line.plain().stats(),
                 ..DatagramStats::default()
             };
+            self.counters.elsewhere();
             count_new(&mut self.counters, &mut l.counted, total);
             for p in &mut l.peers {
                 self.counters.at_link(p.id.0);
                 count_new(&mut self.counters, &mut p.counted, p.link.datagram_stats());
             }
         }
+        self.counters.elsewhere();
     }
 }
 

@@ -61,7 +61,7 @@ pub fn time(us: u64) -> String {
 /// A share of one, as a percentage.
 pub fn share(of_one: f64) -> String {
     match of_one * 100.0 {
-        p if p == 0.0 => "0 %".to_owned(),
+        0.0 => "0 %".to_owned(),
         p if p < 0.01 => "<0.01 %".to_owned(),
         p if p < 10.0 => format!("{p:.2} %"),
         p => format!("{p:.1} %"),
@@ -98,13 +98,31 @@ mod tests {
         ] {
             assert_eq!(rate(bps), shown);
         }
-        assert_eq!((size(1023), size(1536)), ("1023 B".into(), "1.50 KiB".into()));
+        assert_eq!(
+            (size(1023), size(1536)),
+            ("1023 B".into(), "1.50 KiB".into())
+        );
         assert_eq!(size(64 << 20), "64 MiB");
-        assert_eq!((time(900), time(200_400)), ("900 us".into(), "200 ms".into()));
-        assert_eq!((time(61_000_000), time(7_260_000_000)), ("1 min 1 s".into(), "2 h 1 min".into()));
+        assert_eq!(
+            (time(900), time(200_400)),
+            ("900 us".into(), "200 ms".into())
+        );
+        assert_eq!(
+            (time(61_000_000), time(7_260_000_000)),
+            ("1 min 1 s".into(), "2 h 1 min".into())
+        );
         assert_eq!(time(200_000_000_000), "2 d 7 h");
-        assert_eq!((share(0.0), share(0.012_34)), ("0 %".into(), "1.23 %".into()));
-        assert_eq!((share(0.000_001), share(0.5)), ("<0.01 %".into(), "50.0 %".into()));
-        assert_eq!((count(999), count(1_234_567)), ("999".into(), "1 234 567".into()));
+        assert_eq!(
+            (share(0.0), share(0.012_34)),
+            ("0 %".into(), "1.23 %".into())
+        );
+        assert_eq!(
+            (share(0.000_001), share(0.5)),
+            ("<0.01 %".into(), "50.0 %".into())
+        );
+        assert_eq!(
+            (count(999), count(1_234_567)),
+            ("999".into(), "1 234 567".into())
+        );
     }
 }

@@ -96,7 +96,9 @@ enum ShowError {
     Ask { path: PathBuf, source: io::Error },
     #[error("output: {0}")]
     Output(io::Error),
-    #[error("mef top draws on a terminal, and this is none; `mef show links -o json` is for programs")]
+    #[error(
+        "mef top draws on a terminal, and this is none; `mef show links -o json` is for programs"
+    )]
     NoTerminal,
 }
 
@@ -190,9 +192,9 @@ fn print<T: Tabular + Serialize + DeserializeOwned>(
         source,
     })?;
     let text = match output {
-        Output::Json => serde_json::to_string(&page)
-            .map_err(|e| ShowError::Output(e.into()))?
-            + "\n",
+        Output::Json => {
+            serde_json::to_string(&page).map_err(|e| ShowError::Output(e.into()))? + "\n"
+        }
         Output::Table => {
             let mut table = Table::new(T::COLUMNS);
             for row in &page.rows {

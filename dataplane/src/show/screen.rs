@@ -114,24 +114,32 @@ fn draw_flows(frame: &mut Frame<'_>, area: Rect, change: &Change) {
         Constraint::Length(11),
         Constraint::Length(11),
     ];
-    let more = if change.now.more_flows { " and more" } else { "" };
+    let more = if change.now.more_flows {
+        " and more"
+    } else {
+        ""
+    };
     let title = format!("flows: {}{more}", count(change.flows.len() as u64));
     let table = Table::new(rows, widths).header(heads(["host", "far", "sends", "receives"]));
     frame.render_widget(table.block(Block::bordered().title(title)), area);
 }
 
 fn draw_drops(frame: &mut Frame<'_>, area: Rect, change: &Change) {
-    let rows = change.drops.iter().take(usize::from(area.height)).map(|(d, per_second)| {
-        let row = Row::new([
-            format!("{}.{}", d.stage, d.reason),
-            format!("{per_second:.0}"),
-        ]);
-        if *per_second > 0.0 {
-            row
-        } else {
-            row.dim()
-        }
-    });
+    let rows = change
+        .drops
+        .iter()
+        .take(usize::from(area.height))
+        .map(|(d, per_second)| {
+            let row = Row::new([
+                format!("{}.{}", d.stage, d.reason),
+                format!("{per_second:.0}"),
+            ]);
+            if *per_second > 0.0 {
+                row
+            } else {
+                row.dim()
+            }
+        });
     let widths = [Constraint::Min(20), Constraint::Length(8)];
     let table = Table::new(rows, widths).header(heads(["drops", "per s"]));
     frame.render_widget(table.block(Block::bordered()), area);

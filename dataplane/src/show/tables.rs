@@ -3,7 +3,9 @@
 use super::format::{count, rate, share, size, time};
 use super::table::{left, right, Column};
 use crate::control::LinkState;
-use crate::report::{Drop, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind};
+use crate::report::{
+    Drop, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind,
+};
 
 /// A row that a person can read.
 pub trait Tabular {
@@ -109,11 +111,7 @@ impl Tabular for Drop {
     const COLUMNS: &'static [Column] = &[left("STAGE"), left("REASON"), right("PACKETS")];
 
     fn cells(&self) -> Vec<String> {
-        vec![
-            self.stage.clone(),
-            self.reason.clone(),
-            count(self.packets),
-        ]
+        vec![self.stage.clone(), self.reason.clone(), count(self.packets)]
     }
 }
 
@@ -228,7 +226,10 @@ mod tests {
             ..Link::default()
         };
         let shown = fits(&link);
-        assert!(shown.contains("200 ms") && shown.contains("80 Mbit/s !"), "{shown}");
+        assert!(
+            shown.contains("200 ms") && shown.contains("80 Mbit/s !"),
+            "{shown}"
+        );
         fits(&Port::default());
         fits(&Drop::default());
         fits(&Route {

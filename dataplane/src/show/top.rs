@@ -234,7 +234,11 @@ pub mod tests {
         assert_eq!((c.links[0].sent, c.links[0].received), (16_000.0, 32_000.0));
         let busiest: Vec<_> = c.flows.iter().map(|f| (f.flow.number, f.sent)).collect();
         assert_eq!(busiest, [(2, 16_000.0), (1, 0.0)]);
-        let drops: Vec<_> = c.drops.iter().map(|(d, r)| (d.reason.as_str(), *r)).collect();
+        let drops: Vec<_> = c
+            .drops
+            .iter()
+            .map(|(d, r)| (d.reason.as_str(), *r))
+            .collect();
         assert_eq!(drops, [("arp.bad", 5.0), ("ip.no_route", 0.0)]);
         assert_eq!(c.cpu, 0.5);
         // The router was restarted: its counters are below what they were.

@@ -22,6 +22,7 @@ pub const TARGETS: &[Target] = &[
     ("tcp", wire::tcp_segment),
     ("udp", wire::udp_datagram),
     ("icmp", wire::icmp_message),
+    ("segment", wire::cutting),
     ("codec", link::frames),
     ("link", link::conversation),
     ("handshake", handshake::messages),
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("icmp_flow", host_tcp::icmp_flow),
     ("router", router::frames),
     ("config", text::config),
+    ("control", text::control),
     ("topology", text::topology),
     ("wan_trace", text::wan_trace),
 ];

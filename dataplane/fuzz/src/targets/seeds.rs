@@ -17,6 +17,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "tcp" => vec![syn(), with_payload()],
         "udp" => vec![udp_bytes()],
         "icmp" => vec![echo(), ip(1, &echo()), ip(17, &udp_bytes()), error()],
+        "segment" => vec![super_segment(false), super_segment(true)],
         "codec" => vec![every_frame()],
         "link" => vec![conversation()],
         "handshake" => vec![messages()],
@@ -28,6 +29,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
             router::config_text(1).into_bytes(),
             include_bytes!("config.toml").to_vec(),
         ],
+        "control" => vec![b"flows 256".to_vec(), b"status".to_vec()],
         "topology" => vec![include_bytes!("../../../../topologies/lossy-200ms.toml").to_vec()],
         "wan_trace" => vec![b"0\n1\n1\n5\n20\n".to_vec()],
         _ => Vec::new(),
@@ -82,6 +84,17 @@ fn udp_bytes() -> Vec<u8> {
     header.emit(&mut d, 5).expect("room");
     udp::fill_checksum(&mut d, A, B).expect("a whole header");
     d
+}
+
+/// Where to cut, then a packet that may be fragmented.
+fn super_segment(of_udp: bool) -> Vec<u8> {
+    let mut packet = match of_udp {
+        true => ip(17, &udp_bytes()),
+        false => ip(6, &with_payload()),
+    };
+    packet[6] = 0;
+    ipv4::fill_checksum(&mut packet).expect("a whole header");
+    [&[0, 2, 0, 60][..], &packet].concat()
 }
 
 fn echo() -> Vec<u8> {

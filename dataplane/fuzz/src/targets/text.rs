@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mef_crypto::PrivateKey;
 use mef_dataplane::config::{self, Host};
+use mef_dataplane::report::Query;
 use mef_lab::topology;
 use mef_lab::wan::trace::Trace;
 
@@ -30,6 +31,15 @@ pub fn config(data: &[u8]) {
             let e = e.to_string();
             assert!(e.starts_with("/etc/mef/r.toml"), "{e}");
         }
+    }
+}
+
+/// A question on the control socket.
+pub fn control(data: &[u8]) {
+    let line = String::from_utf8_lossy(data);
+    match line.parse::<Query>() {
+        Ok(query) => assert_eq!(query.to_string().parse(), Ok(query)),
+        Err(e) => assert!(e.to_string().len() < 400),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use mef_packet::wire::{arp, checksum, ethernet, icmpv4, ipv4, tcp, tcp_options, udp};
+use mef_packet::wire::{
+    arp, checksum, ecn, ethernet, icmpv4, ipv4, segment, tcp, tcp_options, udp,
+};
 
 use super::input::Input;
 
@@ -163,5 +165,39 @@ pub fn icmp_message(data: &[u8]) {
             let v = ipv4::View::parse(&out[..n]).expect("what was just built");
             assert!(!icmpv4::is_answerable(&v), "an error about an error");
         }
+    }
+}
+
+/// Super-segments are cut without a byte lost or added, packets fragmented within the MTU.
+pub fn cutting(data: &[u8]) {
+    let mut input = Input(data);
+    let (size, mtu) = (input.u16(), usize::from(input.u16()));
+    let packet = input.0;
+    if let Ok(cut) = segment::Segments::new(packet, size) {
+        let (largest, count) = (cut.largest(), cut.remaining());
+        let pieces: Vec<Vec<u8>> = cut.take(count + 1).collect();
+        assert!(pieces.len() <= count);
+        assert!(pieces.iter().all(|p| p.len() <= largest));
+    }
+    if let Ok(fragments) = segment::fragments(packet, mtu) {
+        let view = ipv4::View::parse_unverified(packet).expect("what was just fragmented");
+        let mut joined = Vec::new();
+        for fragment in &fragments {
+            assert!(fragments.len() == 1 || fragment.len() <= mtu);
+            let v = ipv4::View::parse(fragment).expect("a whole packet");
+            assert_eq!(
+                usize::from(v.fragment_offset()),
+                usize::from(view.fragment_offset()) + joined.len()
+            );
+            joined.extend_from_slice(v.payload());
+        }
+        assert_eq!(joined, view.payload());
+    }
+    let mut marked = packet.to_vec();
+    let before = ecn::traffic_class(packet);
+    if ecn::set(&mut marked, ecn::Ecn::Ce).is_ok() {
+        assert_eq!(ecn::Ecn::of(&marked), ecn::Ecn::Ce);
+        let class = ecn::traffic_class(&marked);
+        assert_eq!(class.map(|c| c & 0xfc), before.map(|c| c & 0xfc));
     }
 }
