@@ -352,7 +352,7 @@ mod tests {
                 while !until.load(Ordering::Relaxed) {
                     let fds = [mailbox.poll_fd()];
                     mef_io::os::poll_fds(&fds, Duration::from_millis(10)).unwrap();
-                    mailbox.answer(|query| match query {
+                    mailbox.answer(true, |query| match query {
                         Query::Status => Reply::Status(Box::new(snapshot())),
                         _ => Reply::Ports(Page {
                             router: query.to_string(),

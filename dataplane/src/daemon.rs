@@ -124,22 +124,28 @@ fn serve(
     let name = config.name.clone();
     let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
     let mut fds = router.poll_fds();
-    if fds.len() < os::MAX_POLL_FDS {
+    let question = fds.len();
+    // With too many ports to wait for questions as well, they are looked for at every turn.
+    let waits = question < os::MAX_POLL_FDS;
+    if waits {
         fds.push(mailbox.poll_fd());
     }
+    let mut woken = false;
     tracing::info!(router = name, "running");
     while !stop.load(Ordering::Relaxed) {
         let now = os::monotonic_now();
         let busy = router.poll(now);
-        mailbox.answer(|query| router.report(now, os::process_cpu_time(), query));
+        let report = |query| router.report(now, os::process_cpu_time(), query);
+        let asked = mailbox.answer(woken || !waits, report);
         let wake = router.next_wake(now).min(now + LONGEST_WAIT);
         let after = os::monotonic_now();
-        let wait = if busy {
+        let wait = if busy || asked {
             Duration::ZERO
         } else {
             wake.since(after)
         };
-        os::poll_fds(&fds, wait).map_err(DaemonError::Wait)?;
+        let ready = os::poll_fds(&fds, wait).map_err(DaemonError::Wait)?;
+        woken = ready.contains(question);
     }
     tracing::info!(router = name, "stopped");
     Ok(())

@@ -425,7 +425,7 @@ fn serve_until(w: &mut World, mailbox: &mut Mailbox, done: impl Fn() -> bool) {
     while !done() {
         w.run(Duration::from_millis(1));
         let (now, router) = (w.now, &w.routers[0]);
-        mailbox.answer(|q| router.report(now, Duration::ZERO, q));
+        mailbox.answer(true, |q| router.report(now, Duration::ZERO, q));
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Asker {
 pub struct Mailbox {
     questions: Receiver<Question>,
     wake: UnixStream,
+    /// There may be more questions than the one last answered.
+    more: bool,
 }
 
 /// Both ends.
@@ -64,8 +66,12 @@ pub fn mailbox() -> io::Result<(Asker, Mailbox)> {
         questions: sender,
         wake: Arc::new(theirs),
     };
-    let wake = ours;
-    Ok((asker, Mailbox { questions, wake }))
+    let mailbox = Mailbox {
+        questions,
+        wake: ours,
+        more: false,
+    };
+    Ok((asker, mailbox))
 }
 
 impl Asker {
@@ -96,15 +102,23 @@ impl Mailbox {
         self.wake.as_raw_fd()
     }
 
-    /// Answers one question, if there is any.
-    pub fn answer(&mut self, report: impl FnOnce(Query) -> Reply) {
-        let Ok(question) = self.questions.try_recv() else {
-            // A byte without a question is one whose question was seen before it.
+    /// Answers one question, if there is any, and says whether to look for another at once.
+    /// `woken` is whether [`poll_fd`](Self::poll_fd) was readable; without it nothing is done that costs.
+    pub fn answer(&mut self, woken: bool, report: impl FnOnce(Query) -> Reply) -> bool {
+        if woken {
+            // Before the questions are looked at: each is there before its byte is.
             let _ = self.wake.read(&mut [0; 64]);
-            return;
-        };
-        // Whoever asked may have stopped waiting.
-        let _ = question.answer.try_send(report(question.query));
+            self.more = true;
+        }
+        if !self.more {
+            return false;
+        }
+        match self.questions.try_recv() {
+            // Whoever asked may have stopped waiting.
+            Ok(question) => drop(question.answer.try_send(report(question.query))),
+            Err(_) => self.more = false,
+        }
+        self.more
     }
 }
 
@@ -136,17 +150,21 @@ mod tests {
         while answered < 4 {
             let woken = mef_io::os::poll_fds(&fds, Duration::from_secs(10)).unwrap();
             assert!(woken.any());
-            mailbox.answer(|q| {
+            let mut woken = true;
+            while mailbox.answer(woken, |q| {
                 assert_eq!(q, Query::Links);
                 answered += 1;
                 links("r")
-            });
+            }) {
+                woken = false;
+            }
         }
         for t in threads {
             let reply = t.join().unwrap().unwrap();
             assert!(matches!(reply, Reply::Links(p) if p.router == "r"));
         }
-        mailbox.answer(|_| unreachable!());
+        // The bytes of questions that were seen before them.
+        while mailbox.answer(true, |_| unreachable!()) {}
         let quiet = mef_io::os::poll_fds(&fds, Duration::ZERO).unwrap();
         assert!(!quiet.any());
     }
