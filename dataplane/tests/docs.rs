@@ -75,7 +75,8 @@ fn every_stage_and_reason_of_a_drop_is_explained() {
 
 #[test]
 fn every_metric_is_explained() {
-    let source = read("dataplane/src/metrics/families.rs") + &read("dataplane/src/metrics/process.rs");
+    let source =
+        read("dataplane/src/metrics/families.rs") + &read("dataplane/src/metrics/process.rs");
     let text = read("docs/monitoring/README.md");
     let quoted = source.split('"').skip(1).step_by(2);
     let name = |w: &&str| {
@@ -88,5 +89,8 @@ fn every_metric_is_explained() {
         .iter()
         .filter(|n| !text.contains(&format!("\n| `{n}` | ")))
         .collect();
-    assert!(missing.is_empty(), "docs/monitoring/README.md lacks {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "docs/monitoring/README.md lacks {missing:?}"
+    );
 }

@@ -134,9 +134,7 @@ fn whole_router(name: &str) -> Option<(String, &'static str)> {
         "sessions" => "Sessions with peers, renewals included.",
         "peers_moved" => "Times that a peer proved to be at another address than before.",
         "datagrams_marked" => "Datagrams marked as having met congestion, instead of dropped.",
-        "plain_packets" => {
-            "Packets for a peer's hosts that left in the clear."
-        }
+        "plain_packets" => "Packets for a peer's hosts that left in the clear.",
         "fallback_packets" => "Of these, packets whose link did not work.",
         "address_conflicts" => {
             "Times that another station was heard with an address of the router."

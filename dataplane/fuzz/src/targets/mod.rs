@@ -11,6 +11,7 @@ mod router;
 pub mod seeds;
 mod text;
 mod wire;
+mod wire6;
 
 /// A target: its name, which is also that of its corpus folder, and its function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -22,6 +23,8 @@ pub const TARGETS: &[Target] = &[
     ("tcp", wire::tcp_segment),
     ("udp", wire::udp_datagram),
     ("icmp", wire::icmp_message),
+    ("ipv6", wire6::ipv6_packet),
+    ("icmpv6", wire6::icmpv6_message),
     ("segment", wire::cutting),
     ("codec", link::frames),
     ("link", link::conversation),

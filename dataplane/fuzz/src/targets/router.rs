@@ -44,7 +44,7 @@ memory = "4MiB"
 [[port]]
 name = "lan"
 interface = "eth0"
-addresses = ["10.{me}.0.1/24"]
+addresses = ["10.{me}.0.1/24", "fd00:{me}::1/64"]
 
 [[port]]
 name = "wan"
@@ -60,7 +60,7 @@ name = "other"
 public_key = "{key}"
 port = "wan"
 endpoint = "192.0.2.{other}:4800"
-prefixes = ["10.{other}.0.0/24"]
+prefixes = ["10.{other}.0.0/24", "fd00:{other}::/64"]
 "#
     )
 }
@@ -158,8 +158,8 @@ pub fn frames(data: &[u8]) {
             1 => inject(&sides[at].lan, input.bytes()),
             2 => inject(&sides[at].wan, input.bytes()),
             3 => {
-                let payload = input.bytes();
-                inject(&sides[at].wan, &frame(mac(me, 1), [0x88, 0xb5], payload));
+                let packet = ipv6(&mut input, me);
+                inject(&sides[at].lan, &frame(mac(me, 0), [0x86, 0xdd], &packet));
             }
             // The answer of a host to what it was last sent.
             4 => {
@@ -232,6 +232,46 @@ fn ip(input: &mut Input<'_>, src: [u8; 4], dst: [u8; 4], protocol: u8, body: &[u
     p[10..12].copy_from_slice(&sum.to_be_bytes());
     p.extend_from_slice(body);
     p
+}
+
+/// An IPv6 packet of a host, to the other site's or to the router; its checksum is right where there is one.
+fn ipv6(input: &mut Input<'_>, me: u8) -> Vec<u8> {
+    let (next, to) = (input.u8(), input.u8());
+    let next = [6, 58, 17, 6, 58, 0, 44, next][usize::from(next % 8)];
+    let address = |site: u8, host: u8| {
+        let mut a = [0; 16];
+        (a[0], a[3], a[15]) = (0xfd, site, host);
+        a
+    };
+    let (src, dst) = (address(me, 2), address(to & 3, to >> 2 & 3));
+    let mut body = input.bytes().to_vec();
+    let at = match next {
+        6 if body.len() >= 20 => Some(16),
+        17 if body.len() >= 8 => Some(6),
+        58 if body.len() >= 8 => Some(2),
+        _ => None,
+    };
+    let len = body.len() as u16;
+    if let Some(at) = at {
+        body[at..at + 2].fill(0);
+        let pseudo = Sum::ZERO
+            .bytes(&src)
+            .bytes(&dst)
+            .word(len)
+            .word(next.into());
+        let sum = pseudo.bytes(&body).checksum();
+        body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+    packet[4..6].copy_from_slice(&len.to_be_bytes());
+    packet.extend_from_slice(&src);
+    packet.extend_from_slice(&dst);
+    let (at, with) = (input.u8(), input.u8());
+    if let Some(byte) = packet.get_mut(usize::from(at)) {
+        *byte = with;
+    }
+    packet.extend_from_slice(&body);
+    packet
 }
 
 /// Puts the right checksum into what seems to be TCP or ICMP.

@@ -4,7 +4,7 @@ use mef_packet::wire::{arp, ethernet, icmpv4, ipv4, tcp, tcp_options, udp};
 use mef_protocol::codec::{self, Ack, Builder, Frame, Received, SpanId};
 
 use super::input::with_length;
-use super::{handshake, host_tcp, link, router};
+use super::{handshake, host_tcp, link, router, wire6};
 
 const A: [u8; 4] = [10, 1, 0, 2];
 const B: [u8; 4] = [10, 2, 0, 2];
@@ -17,6 +17,8 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "tcp" => vec![syn(), with_payload()],
         "udp" => vec![udp_bytes()],
         "icmp" => vec![echo(), ip(1, &echo()), ip(17, &udp_bytes()), error()],
+        "ipv6" => vec![wire6::seeds()[1].clone()],
+        "icmpv6" => wire6::seeds().to_vec(),
         "segment" => vec![super_segment(false), super_segment(true)],
         "codec" => vec![every_frame()],
         "link" => vec![conversation()],

@@ -154,7 +154,12 @@ pub fn make_echo_reply(message: &mut [u8]) -> Result<(), WireError> {
         return Err(WireError::NotAnswerable);
     }
     put(message, 0, &[ECHO_REPLY, 0])?;
-    checksum::update_at(message, 2, old, 0)
+    checksum::update_at(message, 2, old, 0)?;
+    // A reply may be all zeros, and the sum of nothing but zeros is the one that an update gets wrong (RFC 1624).
+    if u16_at(message, 2) == 0 && message.iter().all(|&b| b == 0) {
+        put(message, 2, &[0xff, 0xff])?;
+    }
+    Ok(())
 }
 
 /// Whether an ICMP error may be sent about `packet` (RFC 1122, 3.2.2; RFC 1812, 4.3.2.7): not
