@@ -5,6 +5,7 @@
 
 pub mod allocator;
 pub mod aqm;
+pub mod auto;
 pub mod bucket;
 pub mod chunks;
 pub mod classes;

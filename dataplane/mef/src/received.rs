@@ -35,6 +35,8 @@ pub struct ReceivedLedger {
     first_pending: Instant,
     ack_now: bool,
     repeats_left: u8,
+    /// Until then acknowledgements go out whether anything arrives or not.
+    reporting_until: Instant,
     last_sent: Instant,
     not_before: Instant,
     delivered_bytes: u64,
@@ -74,6 +76,10 @@ impl ReceivedLedger {
         }
         true
     }
+    /// The sender wants reports until `until`, in silence too.
+    pub fn keep_reporting(&mut self, until: Instant) {
+        self.reporting_until = self.reporting_until.max(until);
+    }
     /// Notes a packet that arrived and could not be kept.
     pub fn on_drop(&mut self) {
         self.drops = self.drops.wrapping_add(1);
@@ -97,7 +103,7 @@ impl ReceivedLedger {
             } else {
                 self.first_pending + rtt.ack_delay()
             }
-        } else if self.repeats_left > 0 {
+        } else if self.repeats_left > 0 || self.last_sent + rtt.ack_delay() < self.reporting_until {
             self.last_sent + rtt.ack_delay()
         } else {
             return None;

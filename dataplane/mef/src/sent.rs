@@ -121,6 +121,8 @@ pub struct SentLedger {
     /// First packet number whose fate [`settle`](Self::settle) has not reported.
     unsettled: u64,
     oldest_in_flight: Option<Instant>,
+    /// Added to what is waited for an answer, where queues come and go faster than the RTT's estimate.
+    patience: Duration,
 }
 
 impl Default for SentLedger {
@@ -135,6 +137,7 @@ impl Default for SentLedger {
             scan: 0,
             unsettled: 0,
             oldest_in_flight: None,
+            patience: Duration::ZERO,
         }
     }
 }
@@ -211,6 +214,16 @@ impl SentLedger {
         self.packets.get_mut(i)
     }
 
+    /// Waits `patience` longer for an answer before silence counts as loss.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+    /// When packet `number` left and the line bytes sent up to and including it, if it is still on record.
+    pub fn mark(&self, number: u64) -> Option<(Instant, u64)> {
+        let i = usize::try_from(number.checked_sub(self.floor)?).ok()?;
+        let p = self.packets.get(i).filter(|p| p.size > 0)?;
+        Some((p.at, p.sent_bytes))
+    }
     /// When packet `number` left, if it is still on record.
     pub fn sent_at(&self, number: u64) -> Option<Instant> {
         let i = usize::try_from(number.checked_sub(self.floor)?).ok()?;
@@ -301,7 +314,7 @@ impl SentLedger {
     /// acknowledgements, the timeout have passed by; appends their fates to `out`.
     pub fn detect_lost(&mut self, now: Instant, rtt: &Rtt, out: &mut Vec<Fate>) {
         let before = self.newest_acked - self.reorder_window(rtt);
-        let timed_out = now - rtt.timeout() - self.reorder_window(rtt);
+        let timed_out = now - rtt.timeout() - self.patience - self.reorder_window(rtt);
         // What left about when the newest arrival did shares its path: its timeout is a loss like any other.
         let witnessed = self.newest_acked + self.reorder_window(rtt);
         self.declare(out, witnessed, before.max(timed_out));
@@ -323,6 +336,7 @@ impl SentLedger {
         self.declare(out, Instant::ZERO, Instant::FAR_FUTURE);
         *self = Self {
             reorder_sixteenths: self.reorder_sixteenths,
+            patience: self.patience,
             ..Self::default()
         };
     }
@@ -402,7 +416,7 @@ impl SentLedger {
     /// When [`detect_lost`](Self::detect_lost) has something to do at the latest.
     pub fn timeout(&self, rtt: &Rtt) -> Option<Instant> {
         self.oldest_in_flight
-            .map(|at| at + rtt.timeout() + self.reorder_window(rtt))
+            .map(|at| at + rtt.timeout() + self.patience + self.reorder_window(rtt))
     }
 }
 

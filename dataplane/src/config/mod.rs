@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use mef_crypto::{EngineKind, PrivateKey, PublicKey};
 use mef_packet::{BitRate, Bytes, PortId};
+pub use mef_protocol::auto::Target;
 
 pub use error::ConfigError;
 pub use policy::{Fallback, FlowTuple, Mode, Policy, Protocol, Treatment};
@@ -102,11 +103,19 @@ impl Port {
     }
 }
 
+/// What a line of unknown capacity is taken to carry at most.
+pub const MOST_AUTO: BitRate = BitRate::from_mbit(10_000);
+
 /// What a port is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
+    /// What it carries; where nobody knows, the most that is believed.
     pub up: BitRate,
     pub down: BitRate,
+    /// Nobody knows what the line carries upwards: it is estimated, to this end.
+    pub auto: Option<Target>,
+    /// `down` was given.
+    pub down_known: bool,
     /// Bytes that the line adds to (or takes from) each Ethernet frame without FCS.
     pub overhead: i16,
     /// Link packets carry the DS field of what is in them.
@@ -230,8 +239,15 @@ fn summary(config: &Config) -> String {
             let _ = write!(
                 s,
                 ", line {} up, {} down",
-                format_rate(line.up),
-                format_rate(line.down)
+                match line.auto {
+                    Some(_) => "auto".to_owned(),
+                    None => format_rate(line.up),
+                },
+                if line.down_known {
+                    format_rate(line.down)
+                } else {
+                    "auto".to_owned()
+                }
             );
         }
         s.push('\n');

@@ -57,6 +57,7 @@ pub(super) struct RawPort {
 pub(super) struct RawLine {
     pub up: Text,
     pub down: Text,
+    pub target: Option<Text>,
     pub overhead: Option<Int>,
     pub dscp: Option<Text>,
 }

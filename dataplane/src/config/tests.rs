@@ -147,6 +147,8 @@ fn every_key_has_its_meaning() {
         Some(Line {
             up: BitRate::from_mbit(100),
             down: BitRate::from_mbit(1500),
+            auto: None,
+            down_known: true,
             overhead: -4,
             copy_dscp: true
         })

@@ -19,8 +19,12 @@ use toml::Spanned;
 use super::error::{ConfigError, Source};
 use super::raw::{RawConfig, RawLine, RawPort, RawRouter};
 use super::units::{format_bytes, format_rate, parse_bytes, parse_rate};
-use super::{Config, Driver, Host, Line, OpenMode, Peer, PeerId, Port, DEFAULT_LISTEN};
+use super::{
+    Config, Driver, Host, Line, OpenMode, Peer, PeerId, Port, Target, DEFAULT_LISTEN, MOST_AUTO,
+};
 
+/// In place of a capacity that nobody knows.
+const AUTO: &str = "auto";
 const MAX_PORTS: usize = 64;
 const MAX_PEERS: usize = 1024;
 /// A name of more bytes does not fit the kernel's `sockaddr_un`.
@@ -309,20 +313,46 @@ impl<'a> Validator<'a> {
 
     fn line(&self, raw: &RawLine) -> Checked<Line> {
         let rate = |text: &Text, key: &str| {
+            if text.get_ref() == AUTO {
+                return Ok(None);
+            }
             let rate = self.parse(text, key, parse_rate)?;
             if RATES.contains(&rate) {
-                return Ok(rate);
+                return Ok(Some(rate));
             }
             let expected = format!(
-                "a rate from {} to {}",
+                "a rate from {} to {}, or \"auto\"",
                 format_rate(*RATES.start()),
                 format_rate(*RATES.end())
             );
             Err(self.wrong(text, key, &expected, "give what the line really carries"))
         };
+        let up = rate(&raw.up, "port.line.up")?;
+        let down = rate(&raw.down, "port.line.down")?;
+        let target = match &raw.target {
+            Some(text) if up.is_some() => {
+                return Err(self.wrong(
+                    text,
+                    "port.line.target",
+                    "nothing beside an `up` that is a rate",
+                    "write up = \"auto\", or remove it",
+                ));
+            }
+            Some(text) => {
+                let choices = [
+                    ("latency", Target::Latency),
+                    ("balanced", Target::Balanced),
+                    ("throughput", Target::Throughput),
+                ];
+                self.choice(text, "port.line.target", &choices)?
+            }
+            None => Target::default(),
+        };
         Ok(Line {
-            up: rate(&raw.up, "port.line.up")?,
-            down: rate(&raw.down, "port.line.down")?,
+            up: up.unwrap_or(MOST_AUTO),
+            down: down.unwrap_or(MOST_AUTO),
+            auto: up.is_none().then_some(target),
+            down_known: down.is_some(),
             overhead: self
                 .number(raw.overhead.as_ref(), "port.line.overhead", -128..=256)?
                 .unwrap_or(0) as i16,

@@ -227,9 +227,11 @@ impl<P: Port> Router<P> {
                 packet_overhead: outer::packet_overhead(&remote),
                 frame_overhead: frame_overhead(&line),
             };
-            place
-                .peers
-                .push(Peer::new(now, id, p.public_key, own, p.endpoint, link));
+            let mut peer = Peer::new(now, id, p.public_key, own, p.endpoint, link);
+            if let Some(target) = line.auto {
+                peer.link.estimate_capacity(now, target);
+            }
+            place.peers.push(peer);
             places.push((at, place.peers.len() - 1));
         }
         let interfaces: Vec<Interface> = states

@@ -96,7 +96,7 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
                     Start::AfterPreviousMs(millis(load.gap))
                 },
                 timeout_ms: load.timeout.map(millis),
-                congestion: congestion.map(str::to_owned),
+                congestion: load.congestion.clone().or(congestion.map(str::to_owned)),
                 source: None,
                 source_port: None,
                 hash: true,

@@ -3,6 +3,7 @@
 //! ```text
 //!  mefN-a1            mefN-ra              mefN-wan             mefN-rb            mefN-b1
 //!  [eth0]--------[lan1  wan]--------[a  emulator  b]--------[wan  lan1]--------[eth0]
+//!  [eth0]--------[a2f bridge ai]--[a emulator ...   in mefN-wan: a foreign host
 //!  [eth0]--[a2h emulator a2r, in mefN-wan]--[lan2]           a host with an access path
 //! ```
 
@@ -58,7 +59,12 @@ impl Network {
         let net = Namespaces::create(&names)?;
         for side in [Side::A, Side::B] {
             let letter = side.letter().to_string();
-            net.cable((router_namespace(side), "wan"), ("wan", &letter))?;
+            let shared = topology.hosts.iter().any(|h| h.side == side && h.foreign);
+            let end = if shared { share(&net, side)? } else { letter };
+            net.cable((router_namespace(side), "wan"), ("wan", &end))?;
+            if shared {
+                join(&net, side, &end)?;
+            }
             segmented(&net, router_namespace(side), "wan")?;
         }
         for host in &topology.hosts {
@@ -169,7 +175,34 @@ fn lan(host: &Host) -> String {
     format!("lan{}", host.number)
 }
 
+/// Makes room for several at this end of the WAN: a bridge, with the emulator's interface behind it.
+/// Returns the name of the interface that the router's cable ends in.
+fn share(net: &Namespaces, side: Side) -> Result<String, RunError> {
+    let l = side.letter();
+    net.cable(("wan", &l.to_string()), ("wan", &format!("{l}i")))?;
+    net.ip(
+        "wan",
+        &format!("link add {l}br type bridge\nlink set dev {l}br up\n"),
+    )?;
+    join(net, side, &format!("{l}i"))?;
+    Ok(format!("{l}r"))
+}
+
+fn join(net: &Namespaces, side: Side, interface: &str) -> Result<(), RunError> {
+    let bridge = format!("{}br", side.letter());
+    Ok(net.ip(
+        "wan",
+        &format!("link set dev {interface} master {bridge}\n"),
+    )?)
+}
+
 fn cable_host(net: &Namespaces, host: &Host) -> Result<(), RunError> {
+    if host.foreign {
+        let end = format!("{}f", host.name);
+        net.cable((&host.name, "eth0"), ("wan", &end))?;
+        join(net, host.side, &end)?;
+        return segmented(net, &host.name, "eth0");
+    }
     let (router, lan) = (router_namespace(host.side), lan(host));
     if host.access().is_none() {
         net.cable((&host.name, "eth0"), (router, &lan))?;
@@ -192,6 +225,10 @@ fn set_up_host(net: &Namespaces, host: &Host) -> Result<(), RunError> {
             ("net/ipv4/ip_forward", "0"),
         ],
     )?;
+    if host.foreign {
+        let commands = add_address(host.address_of(Family::Ipv4), "eth0");
+        return Ok(net.ip(&host.name, &commands)?);
+    }
     if host.family == Family::Ipv6 {
         enable_ipv6(net, &host.name)?;
     }

@@ -215,11 +215,17 @@ pub(crate) fn configuration(
     }
     let _ = writeln!(
         text,
-        "\n[[port]]\nname = \"wan\"\ninterface = \"wan\"\naddresses = [\"{}\"]\nlisten = {LINK_PORT}\n[port.line]\nup = \"{}\"\ndown = \"{}\"",
+        "\n[[port]]\nname = \"wan\"\ninterface = \"wan\"\naddresses = [\"{}\"]\nlisten = {LINK_PORT}\n[port.line]",
         side.wan_address(settings.family),
-        rate(up),
-        rate(down),
     );
+    let _ = match settings.auto {
+        Some(target) => writeln!(
+            text,
+            "up = \"auto\"\ndown = \"auto\"\ntarget = \"{}\"",
+            target.name()
+        ),
+        None => writeln!(text, "up = \"{}\"\ndown = \"{}\"", rate(up), rate(down)),
+    };
     let families = topology.family.with_ipv4().iter();
     let prefixes: Vec<String> = families.map(|&f| other.prefix(f).to_string()).collect();
     let _ = writeln!(

@@ -41,6 +41,8 @@ pub enum SimError {
     NoLoad { topology: String },
     #[error("simulated hosts speak IPv4 only: leave out --sim, or set host.family=\"ipv4\"")]
     Ipv6Hosts,
+    #[error("{topology}: hosts that pass no router (`foreign`) are Linux's, not the simulator's; run it without --sim")]
+    Foreign { topology: String },
     #[error("the configuration of a simulated router is refused: {0}")]
     Config(#[from] mef_dataplane::config::ConfigError),
     #[error("a simulated router does not start: {0}")]
@@ -59,6 +61,11 @@ pub fn run(request: &SimRequest<'_>) -> Result<Results, SimError> {
     };
     if first.loads.is_empty() {
         return Err(SimError::NoLoad {
+            topology: first.name.clone(),
+        });
+    }
+    if first.has_foreign() {
+        return Err(SimError::Foreign {
             topology: first.name.clone(),
         });
     }

@@ -59,7 +59,15 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
                 family: file.host.family,
                 access_delay: rtt.map_or(Duration::ZERO, |t| t.0 / 2),
                 access_loss: share(format!("site.{}.host.{i}.access_loss", side.letter()), loss)?,
+                foreign: site.host.get(i).is_some_and(|h| h.foreign),
             });
+            if let Some(h) = hosts.last().filter(|h| h.foreign && rtt.is_some()) {
+                return Err(bad(
+                    format!("site.{}.host.{i}.access_rtt", side.letter()),
+                    format!("{:?} of a foreign host", h.access_delay * 2),
+                    "none: it is attached to the WAN itself",
+                ));
+            }
         }
     }
     let find = |key: String, name: &str| {
@@ -83,6 +91,14 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         };
         if !crosses {
             return Err(bad(key("to"), &l.to, "a host of the other site"));
+        }
+        let foreign = |i: usize| hosts.get(i).is_some_and(|h| h.foreign);
+        if foreign(from) != foreign(to) {
+            return Err(bad(
+                key("to"),
+                &l.to,
+                "a foreign host for a foreign one, as routers know nothing of them",
+            ));
         }
         let mut sizes: Vec<Bytes> = l.sizes.iter().map(|s| s.0).collect();
         sizes.extend(l.size.map(|s| s.0));
@@ -134,8 +150,16 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             timeout: l.timeout.map(|t| t.0),
             weight,
             open: l.open,
+            congestion: l.congestion.clone(),
             port: FIRST_PORT.saturating_add(u16::try_from(i).unwrap_or(u16::MAX)),
         });
+    }
+    if let (Some(_), Some(rate)) = (file.router.auto, file.router.configured) {
+        return Err(bad(
+            "router.auto",
+            format!("configured = {} bit/s too", rate.0 .0),
+            "one of them",
+        ));
     }
     let mut topology = Topology {
         name: name.to_owned(),
@@ -145,6 +169,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         router: Router {
             family: file.router.family,
             configured: file.router.configured.map(|r| r.0),
+            auto: file.router.auto,
             open: file.router.open.unwrap_or_default(),
             memory: file.router.memory.map(|m| m.0),
             more: file.router.more.clone().unwrap_or_default(),
@@ -249,8 +274,8 @@ fn direction(
         (Some(_), Some(_)) => {
             return Err(bad(key("rate"), "rate and trace", "one of them"));
         }
-        (_, Some(path)) => {
-            let path = folder.join(path);
+        (_, Some(paths)) => {
+            let path = paths.first_of(folder);
             let text = std::fs::read_to_string(&path).map_err(|e| {
                 bad(
                     key("trace"),

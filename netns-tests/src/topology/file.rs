@@ -2,6 +2,7 @@
 //! `topologies/README.md` explains each key to people.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -70,6 +71,29 @@ pub(super) struct Site {
 pub(super) struct Host {
     pub access_rtt: Option<TimeText>,
     pub access_loss: Option<f64>,
+    #[serde(default)]
+    pub foreign: bool,
+}
+
+/// One file, or several of which the first that exists is taken.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Paths {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Paths {
+    /// The first that exists in `folder`, or the last.
+    pub fn first_of(&self, folder: &Path) -> PathBuf {
+        let names = match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        };
+        let mut paths = names.iter().map(|n| folder.join(n));
+        let last = names.last().map(|n| folder.join(n)).unwrap_or_default();
+        paths.find(|p| p.exists()).unwrap_or(last)
+    }
 }
 
 /// What all hosts have in common.
@@ -89,7 +113,7 @@ macro_rules! direction_keys {
         #[serde(deny_unknown_fields, default)]
         pub(super) struct $name {
             pub rate: Option<RateText>,
-            pub trace: Option<String>,
+            pub trace: Option<Paths>,
             pub delay: Option<TimeText>,
             pub queue: Option<QueueText>,
             pub loss: Option<f64>,
@@ -179,6 +203,7 @@ pub(super) struct At {
 pub(super) struct Router {
     pub family: super::Family,
     pub configured: Option<RateText>,
+    pub auto: Option<super::Target>,
     pub open: Option<super::Open>,
     pub memory: Option<SizeText>,
     pub more: Option<String>,
@@ -205,6 +230,7 @@ pub(super) struct Load {
     pub timeout: Option<TimeText>,
     pub weight: Option<f64>,
     pub open: Option<super::Open>,
+    pub congestion: Option<String>,
 }
 
 fn single() -> u32 {

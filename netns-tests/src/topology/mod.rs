@@ -74,6 +74,25 @@ pub enum Kind {
     Request,
 }
 
+/// What routers that are told no capacity optimise for, as in their configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    Latency,
+    Balanced,
+    Throughput,
+}
+
+impl Target {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Balanced => "balanced",
+            Self::Throughput => "throughput",
+        }
+    }
+}
+
 /// An IP version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,6 +180,8 @@ pub struct Host {
     pub access_delay: Duration,
     /// Share of packets lost there, each way.
     pub access_loss: f64,
+    /// Attached to the WAN itself: its traffic shares the line with the routers' and passes neither.
+    pub foreign: bool,
 }
 
 impl Host {
@@ -178,6 +199,10 @@ impl Host {
     }
     fn station(&self, family: Family, n: u8) -> IpNet {
         let (site, number) = (self.side.number(), self.number);
+        if self.foreign {
+            let last = site.saturating_mul(100).saturating_add(number);
+            return net(Ipv4Addr::new(198, 51, 100, last), 24);
+        }
         match family {
             Family::Ipv4 => net(Ipv4Addr::new(10, site, number, n), 24),
             Family::Ipv6 => net(documentation(site, number, n), 64),
@@ -206,6 +231,8 @@ pub struct Router {
     pub family: Family,
     /// Capacity that the routers believe in, both directions; the line's own if not given.
     pub configured: Option<BitRate>,
+    /// The routers are told nothing and find it out.
+    pub auto: Option<Target>,
     pub open: Open,
     pub memory: Option<Bytes>,
     /// Tables that the configurations of both routers have beside the usual ones.
@@ -232,6 +259,8 @@ pub struct Load {
     pub timeout: Option<Duration>,
     pub weight: f64,
     pub open: Option<Open>,
+    /// Congestion control of these flows, whatever the run compares.
+    pub congestion: Option<String>,
     /// Where `to` listens; one port a load, so that policies can tell loads apart.
     pub port: u16,
 }
@@ -272,8 +301,14 @@ impl Topology {
     pub fn host(&self, name: &str) -> Option<&Host> {
         self.hosts.iter().find(|h| h.name == name)
     }
+    /// The hosts behind the router of `side`.
     pub fn hosts_of(&self, side: Side) -> impl Iterator<Item = &Host> {
-        self.hosts.iter().filter(move |h| h.side == side)
+        let behind = move |h: &&Host| h.side == side && !h.foreign;
+        self.hosts.iter().filter(behind)
+    }
+    /// Whether hosts share the line that pass no router.
+    pub fn has_foreign(&self) -> bool {
+        self.hosts.iter().any(|h| h.foreign)
     }
     /// The site that the payload of the first load leaves.
     pub fn payload_from(&self) -> Side {

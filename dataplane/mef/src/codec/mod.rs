@@ -49,6 +49,8 @@ pub const RESET_ECHO: u8 = 0x80;
 pub const FLAG_ELICITS_ACK: u16 = 1;
 /// Inner flag: the sender has nothing more to send now, acknowledge at once.
 pub const FLAG_ACK_NOW: u16 = 2;
+/// Inner flag: the sender does not know the line's capacity, so it wants to hear also that nothing arrives.
+pub const FLAG_KEEP_REPORTING: u16 = 4;
 
 mod kind {
     pub const DATA: u8 = 1;

@@ -7,10 +7,15 @@ use mef_packet::Instant;
 
 use super::{Control, Event, Link, Opening, PacketError, SendKey, MAX_FLOWS, SWEEP};
 use crate::chunks::ChunkPool;
-use crate::codec::{self, Frame, Hello, FLAG_ACK_NOW, FLAG_ELICITS_ACK, RESET_ECHO};
+use crate::codec::{
+    self, Frame, Hello, FLAG_ACK_NOW, FLAG_ELICITS_ACK, FLAG_KEEP_REPORTING, RESET_ECHO,
+};
 use crate::received::ReceivedLedger;
 use crate::recv_stream::{RecvStream, StreamError};
 use crate::send_stream::End;
+
+/// How long reports go on behind the last packet of a sender that estimates its line.
+const REPORTING: Duration = Duration::from_millis(1500);
 
 fn speaks_of_flow(frame: &Frame<'_>) -> bool {
     !matches!(
@@ -50,6 +55,7 @@ impl Link {
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);
         }
+        self.estimate_anew(now);
         if self.promised == 0 {
             self.promised = self.flow_window();
         }
@@ -109,6 +115,9 @@ impl Link {
                     elicits,
                     flags & FLAG_ACK_NOW != 0,
                 );
+                if flags & FLAG_KEEP_REPORTING != 0 {
+                    self.received.keep_reporting(now + REPORTING);
+                }
                 self.stats.packets_received += 1;
                 self.stats.bytes_received += line_bytes;
                 Ok(())
@@ -452,5 +461,6 @@ impl Link {
             self.top_up(now);
         }
         self.guard.poll(now);
+        self.steer(now);
     }
 }

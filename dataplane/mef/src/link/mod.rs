@@ -23,6 +23,7 @@
 //!                                       and the router has released it
 //! ```
 
+mod auto;
 mod datagram;
 mod input;
 mod output;
@@ -241,6 +242,8 @@ pub struct Link {
     loss: LossEstimator,
     pmtu: PathMtu,
     guard: CapacityGuard,
+    /// In the guard's place where nobody knows the capacity.
+    estimate: Option<auto::Estimate>,
     control: VecDeque<(Instant, Control)>,
     events: VecDeque<Event>,
     activated: Vec<(SendKey, u32)>,
@@ -305,6 +308,7 @@ impl Link {
             loss: LossEstimator::new(),
             pmtu: PathMtu::new(),
             guard: CapacityGuard::new(config.line_up),
+            estimate: None,
             control: VecDeque::new(),
             events: VecDeque::new(),
             activated: Vec::new(),
@@ -370,7 +374,8 @@ impl Link {
     /// Rate that the link may use: what the guard leaves of the configured capacity, or the peer's downlink.
     pub fn rate_limit(&self) -> BitRate {
         let down = self.peer.map_or(self.config.line_up, |h| h.line_down);
-        self.guard.rate().min(down)
+        let known = self.guard.rate().min(down);
+        self.estimated_rate().map_or(known, |rate| rate.min(known))
     }
     pub fn guard(&self) -> &CapacityGuard {
         &self.guard
@@ -517,8 +522,7 @@ impl Link {
         }
         // 20 ms of the line ahead keeps every flow busy between two reads of its host.
         let ahead = self
-            .config
-            .line_up
+            .uplink()
             .bytes_in(Duration::from_millis(20))
             .0
             .clamp(64 * 1024, 4 << 20);

@@ -126,11 +126,8 @@ impl Link {
         let inner_len = b.finish();
         let packed = self.account(now, number, inner_len, carried.set, elicits);
         if acked {
-            self.received.ack_sent(
-                now,
-                packed.line_bytes,
-                self.config.line_up.scale(CONTROL_SHARE),
-            );
+            let share = self.control_rate(CONTROL_SHARE);
+            self.received.ack_sent(now, packed.line_bytes, share);
         }
         Some(packed)
     }
@@ -259,6 +256,7 @@ impl Link {
         let limit = self.inner_limit();
         let link_room = self.stream_credit.saturating_sub(self.stream_sent);
         let gap = self.span_gap();
+        let flags = self.data_flags();
         let start = out.len();
         let Some(f) = self.flows.get_mut(&id) else {
             return Attempt::Nothing;
@@ -336,7 +334,7 @@ impl Link {
                 carried.push(Carried::Repair { flow: id, base });
             }
         }
-        b.flag(FLAG_ELICITS_ACK);
+        b.flag(flags);
         if f.send.is_fully_sent() {
             b.flag(FLAG_ACK_NOW);
         }
@@ -355,6 +353,7 @@ impl Link {
         out: &mut Vec<u8>,
     ) -> Option<Packed> {
         let limit = self.inner_limit();
+        let flags = self.data_flags();
         let start = out.len();
         while let Some(next) = self.next_piece(now, flow) {
             let mut b = Builder::new(out, limit);
@@ -372,7 +371,7 @@ impl Link {
                 out.truncate(start);
                 continue;
             }
-            b.flag(FLAG_ELICITS_ACK);
+            b.flag(flags);
             let inner_len = b.finish();
             let mut carried = CarriedList::new();
             carried.push(Carried::Datagram);
@@ -439,6 +438,7 @@ impl Link {
             at = at.min(self.pmtu.next_at(now));
         }
         at = at.min(self.guard.next_at());
+        at = at.min(self.steer_at());
         for (t, what) in &self.control {
             if self.probing || *what == Control::Hello {
                 at = at.min(*t);

@@ -25,6 +25,7 @@ impl Link {
         let mut fates = core::mem::take(&mut self.fates);
         fates.clear();
         let largest_sent = self.sent.sent_at(ack.largest);
+        self.note_newest(ack.largest);
         let known = self
             .sent
             .on_ack(now, ack.largest, &ack.received, &mut fates);
@@ -50,9 +51,12 @@ impl Link {
                 delivered_bytes: ack.delivered_bytes,
                 receiver_drops: u64::from(ack.drops),
             };
-            self.guard
-                .on_ack(now, self.rtt.min(), self.loss.mean(), sample);
+            if self.estimate.is_none() {
+                self.guard
+                    .on_ack(now, self.rtt.min(), self.loss.mean(), sample);
+            }
         }
+        self.report(now, ack);
         if !fates.is_empty() {
             self.last_ack = now;
             if self.silent {
@@ -265,7 +269,7 @@ impl Link {
         let Some(oldest) = self.sent.oldest_in_flight().map(|o| o.max(self.last_ack)) else {
             return;
         };
-        let limit = (self.rtt.smoothed() * 3).max(Duration::from_secs(1));
+        let limit = (self.rtt.smoothed() * 3).max(self.silence());
         // Lost packets leave the ledger's flight; the last answer is what counts.
         let quiet = now
             .since(self.last_ack)

@@ -1,0 +1,520 @@
+//! Capacity `auto`: the rate of a line whose capacity nobody knows, found from what the
+//! receiver reports.
+//!
+//! ```text
+//!            queue, or loss that comes with the rate
+//!  STARTING ────────────────────────────────────────▶ FOLLOWING ──┐ every few seconds, if no
+//!  doubles per round trip                                ▲        │ packet passed without a queue
+//!     ▲                                                  │        ▼
+//!     └── after a long pause ────────────────────────────┴──── DRAINING
+//! ```
+//!
+//! Following, the rate steers the amount in flight towards what the line will
+//! deliver until an answer can come, and some more: with mu the delivery rate over
+//! the last 50 ms and D the age of that knowledge plus the way of a packet,
+//!
+//! ```text
+//! rate = mu + (mu * (D * F + q) - inflight) / delta
+//! ```
+//!
+//! F is a quantile of what came within D as a multiple of mu * D, over the last 20 s.
+//! On a steady line it is 1, and the queue is q; on a mobile line it grows to what
+//! the variations of this very line ask for, as in Sprout (Winstein, Sivaraman,
+//! Balakrishnan, 2013), but without a model of the line.
+//!
+//! Reports say what arrived by the time they were written, so that a pause of the
+//! line is seen while it lasts. The receiver's clock is compared only with itself
+//! and with a base of the last 10 s. A queue that does not shrink although less is
+//! sent than arrives is none: the path has become longer, and the base is learned anew.
+
+mod base;
+mod compete;
+mod reports;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use base::Base;
+use compete::{Compete, Seen};
+use mef_packet::time::Duration;
+use mef_packet::{BitRate, Instant};
+use reports::{Point, Reports};
+pub use target::{Params, Target};
+
+/// How often the rate is looked at between reports.
+const TICK: Duration = Duration::from_millis(20);
+/// A full Ethernet frame without FCS.
+const FRAME: f64 = 1514.0;
+/// What may be sent in the first round trip.
+const FIRST_WINDOW: f64 = 32.0 * FRAME;
+/// Never below, bytes/s: what keeps reports coming.
+const FLOOR: f64 = 2.0 * FRAME / 0.05;
+/// A queue that ends the start.
+const START_QUEUE: f64 = 0.012;
+/// Less than this is no queue.
+const NO_QUEUE: f64 = 0.001;
+/// The wanted amount in flight is at most this multiple of what the rate alone foretells.
+const MAX_FORECAST: f64 = 3.0;
+const FORECAST_INTERVAL: f64 = 0.02;
+/// A base not seen for this share of what is remembered is looked for by draining.
+const STALE_BASE: f64 = 0.6;
+/// Random loss below which every loss counts as one of a full queue.
+const NO_LOSS: f64 = 0.003;
+/// A queue that may be others', whatever the line's variations ask for, as a share of the round trip.
+const CROWD: f64 = 0.2;
+/// The rate of a dip, as a share of what is delivered.
+const DIP: f64 = 0.5;
+/// How much less is sent than delivered while draining.
+const DRAIN: f64 = 0.6;
+/// Loss above the line's own that is a sign of overflow.
+const OVERFLOW: f64 = 0.04;
+/// Growth for some time after an overflow.
+const CAREFUL_GROWTH: f64 = 1.05;
+const CAREFUL: Duration = Duration::from_secs(4);
+/// After a pause of this length the rate has to be found again.
+const FORGET: Duration = Duration::from_secs(5);
+
+/// What an acknowledgement says, and what the sender knows of its newest packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// When the newest packet received was sent.
+    pub sent_at: Instant,
+    /// Line bytes sent up to and including it.
+    pub sent_bytes: u64,
+    /// When it arrived, microseconds of the receiver's clock, whose origin does not matter.
+    pub rx_us: u64,
+    /// How long the receiver then waited before it wrote the report, microseconds.
+    pub hold_us: u64,
+    /// Line bytes received by then.
+    pub delivered_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Starting,
+    Following,
+    /// Sends a little less than is delivered, to see whether the loss goes away.
+    Asking {
+        since: u64,
+        until: Instant,
+    },
+    /// Empties the queue to see the base delay.
+    Draining {
+        until: Instant,
+    },
+}
+
+/// Controller of one link's rate.
+#[derive(Clone, Debug)]
+pub struct AutoRate {
+    params: Params,
+    state: State,
+    /// Bytes/s.
+    rate: f64,
+    ceiling: f64,
+    /// Delivery rate, bytes/s, corrected for random loss.
+    mu: f64,
+    reports: Reports,
+    base: Base,
+    /// Zero of the receiver's clock and of the sender's, so that differences stay exact.
+    origin: Option<(u64, Instant)>,
+    /// Bytes sent up to the newest packet that is known to have arrived.
+    acked: u64,
+    /// Age of the newest report's knowledge when it came.
+    lag: f64,
+    queue: f64,
+    reported: Instant,
+    /// When F was computed, seconds of the receiver's clock, and F.
+    factor: (f64, f64),
+    /// What could have been sent and was, decaying: whether there is anything to send.
+    updated: Instant,
+    allowed: f64,
+    used: f64,
+    sent: u64,
+    last_sent: Instant,
+    rtt: f64,
+    /// When and to what the delivery rate last grew by a quarter.
+    peak: (Instant, f64),
+    careful_until: Instant,
+    next_drain: Instant,
+    /// Length of the next drain if the last one was too short, seconds.
+    drain_time: f64,
+    /// Base before the last drain, and when what it showed is known.
+    drained: Option<(f64, Instant)>,
+    /// The highest delivery rate of late, and when it was.
+    fastest: (Instant, f64),
+    base_changes: u64,
+    compete: Compete,
+    /// Bytes between which the loss was asked for, until they are acknowledged.
+    asked: Option<(u64, u64)>,
+    next_ask: Instant,
+}
+
+impl AutoRate {
+    /// A line of which nothing is known but that it carries no more than `ceiling`.
+    pub fn new(now: Instant, target: Target, ceiling: BitRate) -> Self {
+        Self::with_params(now, Params::of(target), ceiling)
+    }
+
+    /// The same with figures of one's own, for measurements.
+    pub fn with_params(now: Instant, params: Params, ceiling: BitRate) -> Self {
+        let rtt = 0.2;
+        Self {
+            params,
+            state: State::Starting,
+            rate: FIRST_WINDOW / rtt,
+            ceiling: ceiling.bytes_per_second().max(FLOOR),
+            mu: 0.0,
+            reports: Reports::default(),
+            base: Base::default(),
+            origin: None,
+            acked: 0,
+            lag: rtt,
+            queue: 0.0,
+            reported: now,
+            factor: (f64::NEG_INFINITY, 1.0),
+            updated: now,
+            allowed: 0.0,
+            used: 0.0,
+            sent: 0,
+            last_sent: now,
+            rtt,
+            peak: (now, 0.0),
+            careful_until: now,
+            next_drain: now,
+            drain_time: 0.0,
+            drained: None,
+            fastest: (now, 0.0),
+            base_changes: 0,
+            compete: Compete::default(),
+            asked: None,
+            next_ask: now,
+        }
+    }
+
+    /// The rate to send at.
+    pub fn rate(&self) -> BitRate {
+        BitRate((self.rate * 8.0) as u64)
+    }
+    /// What the line was last seen to deliver.
+    pub fn delivered(&self) -> BitRate {
+        BitRate((self.mu * 8.0) as u64)
+    }
+    /// Whether others fill the queue, so that holding back would leave the line to them.
+    pub fn competes(&self) -> bool {
+        self.compete.competes()
+    }
+    /// How often the path was found to have become longer.
+    pub fn base_changes(&self) -> u64 {
+        self.base_changes
+    }
+    /// Queueing delay of the newest packet reported.
+    pub fn queue(&self) -> Duration {
+        Duration::from_secs_f64(self.queue.clamp(0.0, 3600.0))
+    }
+
+    /// The peer's counters and its clock start anew.
+    pub fn session_started(&mut self, now: Instant, rtt: Duration) {
+        self.reports.clear();
+        self.base = Base::default();
+        self.origin = None;
+        self.acked = 0;
+        self.sent = 0;
+        self.queue = 0.0;
+        self.lag = rtt.as_secs_f64();
+        self.rtt = self.lag.max(0.001);
+        self.factor.0 = f64::NEG_INFINITY;
+        self.compete = Compete::default();
+        self.asked = None;
+        self.drained = None;
+        self.reported = now;
+        self.updated = now;
+        if self.mu == 0.0 {
+            self.rate = (FIRST_WINDOW / self.rtt.max(0.02)).clamp(FLOOR, self.ceiling);
+        }
+    }
+
+    /// One report. `rtt` is the path's least round trip, `sent` the line bytes sent so far.
+    /// What is older than a former report is ignored.
+    pub fn on_report(&mut self, now: Instant, rtt: Duration, sent: u64, r: Report) {
+        let (rx_zero, tx_zero) = *self.origin.get_or_insert((r.rx_us, r.sent_at));
+        let rx = (r.rx_us as i64).wrapping_sub(rx_zero as i64) as f64 * 1e-6;
+        let tx = r.sent_at.since(tx_zero).as_secs_f64();
+        let hold = r.hold_us as f64 * 1e-6;
+        let at = rx + hold;
+        if self
+            .reports
+            .last()
+            .is_some_and(|l| at <= l.at || (r.delivered_bytes as f64) < l.delivered)
+        {
+            return;
+        }
+        let delay = rx - tx;
+        self.base.learn(at, delay);
+        self.rtt = rtt.as_secs_f64().clamp(0.001, 5.0);
+        self.queue = self.base.above(delay);
+        self.lag = (now.since(r.sent_at).as_secs_f64() - self.queue - hold).max(0.001);
+        self.acked = self.acked.max(r.sent_bytes);
+        self.reported = now;
+        self.reports.push(Point {
+            at,
+            sent_at: tx,
+            sent: r.sent_bytes as f64,
+            delivered: r.delivered_bytes as f64,
+            delay,
+            rate: 0.0,
+        });
+        // A window holds enough packets to tell a rate.
+        let enough = if self.mu > 0.0 {
+            8.0 * FRAME / self.mu
+        } else {
+            0.0
+        };
+        let window = self.params.window.max(enough).min(0.5);
+        let measured = self.reports.rate_over(window) / (1.0 - self.reports.random_loss());
+        let idle = self.is_idle() && self.queue < START_QUEUE;
+        if !idle || measured > self.mu {
+            self.mu = measured;
+        }
+        // While nothing waits, what arrives tells what was sent.
+        let tells =
+            !idle && self.state != State::Starting && self.recent_queue(window) > 2.0 * NO_QUEUE;
+        self.reports.foretell(if tells { measured } else { 0.0 });
+        self.forecast(at);
+        self.change_state(now);
+        self.steer(now, sent);
+    }
+
+    /// Lets time pass; `sent` are the line bytes sent so far.
+    pub fn poll(&mut self, now: Instant, sent: u64) {
+        self.steer(now, sent);
+    }
+
+    /// When [`poll`](Self::poll) is due without a report: while anything may be in flight.
+    pub fn next_at(&self) -> Instant {
+        if self.updated.since(self.last_sent) < Duration::from_secs(2) {
+            self.updated + TICK
+        } else {
+            Instant::FAR_FUTURE
+        }
+    }
+
+    /// Less was sent than could have been: the hosts have no more.
+    fn is_idle(&self) -> bool {
+        self.used < 0.7 * self.allowed
+    }
+
+    fn account(&mut self, now: Instant, sent: u64) {
+        let time = now.since(self.updated);
+        self.updated = now;
+        let new = sent.saturating_sub(self.sent) as f64;
+        self.sent = sent;
+        let keep = (-time.as_secs_f64() / 0.1).exp();
+        self.allowed = self.allowed * keep + self.rate * time.as_secs_f64();
+        self.used = self.used * keep + new;
+        if new > 0.0 {
+            if now.since(self.last_sent) > FORGET {
+                self.state = State::Starting;
+                self.peak = (now, 0.0);
+                self.rate = (self.rate / 2.0).max(FIRST_WINDOW / self.rtt.max(0.02));
+            }
+            self.last_sent = now;
+        }
+    }
+
+    fn change_state(&mut self, now: Instant) {
+        let recent = self.lag.max(0.1);
+        let overflows = self.reports.loses_more(recent, OVERFLOW);
+        if overflows {
+            self.careful_until = now + CAREFUL;
+        }
+        match self.state {
+            State::Starting => {
+                let queue = self.recent_queue(0.03);
+                if self.mu > 1.25 * self.peak.1 {
+                    self.peak = (now, self.mu);
+                }
+                let full = now.since(self.peak.0).as_secs_f64() > 2.5 * self.lag.max(0.06);
+                if queue > START_QUEUE || overflows || (full && !self.is_idle()) {
+                    self.state = State::Following;
+                    self.next_drain = now + Duration::from_secs(3);
+                }
+            }
+            State::Following => {
+                let Some(at) = self.reports.last().map(|p| p.at) else {
+                    return;
+                };
+                self.watch_base(now, at);
+                if self.watch_others(now, at) {
+                    return;
+                }
+                if let Some((from, to)) = self.asked.filter(|a| self.acked >= a.1) {
+                    self.reports.verify(from as f64, to as f64);
+                    self.asked = None;
+                }
+                if now >= self.next_ask && !self.is_idle() && self.reports.loss_in_doubt() {
+                    let time = (60.0 * FRAME / self.mu.max(FLOOR)).clamp(0.1, 0.5);
+                    self.state = State::Asking {
+                        since: self.sent,
+                        until: now + Duration::from_secs_f64(time),
+                    };
+                    return;
+                }
+                if let Some((before, judge_at)) = self.drained.filter(|d| now >= d.1) {
+                    // A drain that found a shorter path than was known has not found its end.
+                    let found = before - self.base.least() > 0.5 * DRAIN * self.drain_time;
+                    self.drain_time = if found { 2.0 * self.drain_time } else { 0.0 };
+                    self.drained = None;
+                    self.next_drain = judge_at;
+                }
+                let stale = self.drain_time > 0.0 || self.base.staleness(at, NO_QUEUE) > STALE_BASE;
+                // What is more than wanted is being drained already.
+                let more = self.queue > 1.3 * self.wanted_queue();
+                let rest = self.is_idle() || more || self.drained.is_some();
+                if now >= self.next_drain && !rest && stale {
+                    self.drain_time = self.drain_time.max(1.5 * self.queue + 0.02).min(0.5);
+                    let until = now + Duration::from_secs_f64(self.drain_time);
+                    let seen = until + Duration::from_secs_f64(self.lag + 0.05);
+                    self.drained = Some((self.base.least(), seen));
+                    self.state = State::Draining { until };
+                }
+            }
+            State::Asking { since, until } => {
+                if now >= until {
+                    self.asked = Some((since, self.sent));
+                    self.next_ask = now + Duration::from_secs_f64(2.0 * self.lag + 0.5);
+                    self.state = State::Following;
+                }
+            }
+            State::Draining { until } => {
+                if now >= until {
+                    self.state = State::Following;
+                }
+            }
+        }
+    }
+
+    /// Looks for others who fill the queue; true while they do.
+    fn watch_others(&mut self, now: Instant, at: f64) -> bool {
+        let random = self.reports.random_loss();
+        let queue = self.base.above_floor(self.reports.least_delay(0.03));
+        let lost = if random < NO_LOSS {
+            self.reports.newly_lost() > 0.5 * FRAME
+        } else {
+            self.reports.loses_more((self.lag + queue).max(0.1), 0.0)
+        };
+        let seen = Seen {
+            now,
+            at,
+            rate: self.mu * (1.0 - random),
+            lag: self.lag,
+            queue,
+            more: queue
+                > 1.3
+                    * self
+                        .wanted_queue()
+                        .min(self.params.queue + CROWD * self.lag)
+                    + 0.005,
+            lost,
+            busy: !self.is_idle(),
+        };
+        let (reports, origin) = (&self.reports, self.origin);
+        let tx = |t: Instant| origin.map_or(0.0, |o| t.since(o.1).as_secs_f64());
+        let slope = |from, to| {
+            let known = reports.last().is_some_and(|p| p.sent_at >= tx(to));
+            known.then(|| reports.slope(tx(from), tx(to)))
+        };
+        self.compete.on_report(seen, slope, DIP);
+        self.compete.competes()
+    }
+
+    /// A queue that stands although less was sent than used to arrive is a longer path.
+    fn watch_base(&mut self, now: Instant, at: f64) {
+        if self.mu >= self.fastest.1 {
+            self.fastest = (now, self.mu);
+        }
+        // Forgotten by half in a second: what the line has become counts.
+        let age = now.since(self.fastest.0).as_secs_f64();
+        let fastest = self.fastest.1 * 0.5f64.powf(age);
+        if fastest < self.mu {
+            self.fastest = (now, self.mu);
+        }
+        let window = (2.0 * self.lag).max(0.4);
+        let queue = self.recent_queue(window);
+        let wanted = 1.3 * self.wanted_queue();
+        if queue > wanted && self.mu < 0.93 * fastest && self.reports.passes_through(window) {
+            let delay = self.reports.least_delay(window);
+            self.base.replace(at, delay);
+            self.base_changes += 1;
+        }
+    }
+
+    /// Least queue of the newest `window` seconds of reports.
+    fn recent_queue(&self, window: f64) -> f64 {
+        self.base.above(self.reports.least_delay(window))
+    }
+
+    fn wanted_queue(&self) -> f64 {
+        self.params.queue + self.lag * (self.factor.1 - 1.0)
+    }
+
+    /// F: how much more than the rate foretells may come, for the wanted share of the time. It
+    /// changes over seconds and is not computed for every report.
+    fn forecast(&mut self, at: f64) {
+        if at - self.factor.0 >= FORECAST_INTERVAL {
+            self.reports.judge(self.lag, self.params.memory);
+            let f = self.reports.ratio_quantile(self.params.quantile);
+            self.factor = (at, f.unwrap_or(1.0).clamp(1.0, MAX_FORECAST));
+        }
+    }
+
+    fn steer(&mut self, now: Instant, sent: u64) {
+        self.account(now, sent);
+        let p = self.params;
+        let mu = self.mu;
+        let inflight = sent.saturating_sub(self.acked) as f64;
+        let lag = self.lag + now.since(self.reported).as_secs_f64();
+        let idle = self.is_idle();
+        let rate = match self.state {
+            State::Starting => {
+                if idle {
+                    return;
+                }
+                // Continuous, so that the last round trip overshoots by 0.44 of it only.
+                let elapsed = now.since(self.reported).as_secs_f64();
+                let behind = (self.lag + elapsed + p.window / 2.0) / self.rtt.max(0.06);
+                self.rate.max(mu * 2f64.powf(behind.min(2.0)))
+            }
+            State::Asking { .. } => 0.95 * mu * (1.0 - self.reports.random_loss()),
+            State::Draining { .. } => (1.0 - DRAIN) * mu,
+            State::Following => {
+                if self.compete.dips(now) {
+                    DIP * mu
+                } else if let Some(wanted) = self.compete.wanted(lag) {
+                    // What is lost to a full queue is not made up for.
+                    let mu = mu * (1.0 - self.reports.random_loss());
+                    let rate = mu + (wanted - inflight) / (lag + self.queue);
+                    rate.clamp(0.5 * mu, 1.5 * mu)
+                } else {
+                    let forecast = lag * self.factor.1 + p.queue;
+                    let mut rate = mu + (mu * forecast - inflight) / p.delta;
+                    if self.recent_queue(0.03) < NO_QUEUE {
+                        rate = rate.max(p.grow * mu);
+                    }
+                    let most = if now < self.careful_until {
+                        CAREFUL_GROWTH
+                    } else {
+                        p.grow
+                    };
+                    rate.min(most * mu)
+                }
+            }
+        };
+        let rate = if idle {
+            rate.min(self.rate.max(mu))
+        } else {
+            rate
+        };
+        self.rate = rate.clamp(FLOOR, self.ceiling);
+    }
+}
