@@ -359,6 +359,58 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_beside_ipv4() {
+        let via = Via::Gateway {
+            port: PortId(1),
+            address: address("fe80::1"),
+        };
+        let fib = Fib::new(
+            &[
+                port(&["10.1.0.1/24", "2001:db8:1::1/64"]),
+                port(&["2001:db8:f::/127"]),
+            ],
+            &[peer(&["10.2.0.0/24", "2001:db8:2::/48"])],
+            &[StaticRoute {
+                prefix: net("::/0"),
+                via,
+            }],
+        );
+        let default = Some(Route::Via {
+            port: PortId(1),
+            next_hop: address("fe80::1"),
+        });
+        for (destination, route) in [
+            ("2001:db8:1::1", Some(Route::Local(PortId(0)))),
+            (
+                "2001:db8:1::ffff",
+                Some(Route::Connected { port: PortId(0) }),
+            ),
+            // There are no broadcasts.
+            (
+                "2001:db8:1:0:ffff:ffff:ffff:ffff",
+                Some(Route::Connected { port: PortId(0) }),
+            ),
+            ("2001:db8:1:1::1", default),
+            ("2001:db8:2:ffff::1", Some(Route::Peer(PeerId(0)))),
+            ("2001:db8:f::", Some(Route::Local(PortId(1)))),
+            ("2001:db8:f::1", Some(Route::Connected { port: PortId(1) })),
+            ("64:ff9b::a02:2", default),
+            ("::1", None),
+            ("::", None),
+            ("::ffff:10.2.0.1", None),
+            ("fe80::1", None),
+            ("ff02::1", None),
+            // One family's default route says nothing of the other.
+            ("8.8.8.8", None),
+        ] {
+            assert_eq!(fib.lookup(address(destination)), route, "{destination}");
+        }
+        assert!(fib.source_allowed(PeerId(0), address("2001:db8:2::9")));
+        assert!(!fib.source_allowed(PeerId(0), address("2001:db8:3::9")));
+        assert!(!fib.source_allowed(PeerId(0), address("::ffff:10.2.0.9")));
+    }
+
+    #[test]
     fn nothing_configured_is_no_route() {
         let fib = Fib::new(&[], &[], &[]);
         assert_eq!(fib.lookup(address("10.0.0.1")), None);

@@ -46,8 +46,10 @@ enum Underlay {
     V6,
 }
 
+/// `more`: tables of both; ME in them is 1 or 2.
 fn config_text(me: u8, underlay: Underlay, more: &str) -> String {
     let other = 3 - me;
+    let more = more.replace("ME", &me.to_string());
     let (wan, endpoint) = match underlay {
         Underlay::V4 => (format!("192.0.2.{me}/30"), format!("192.0.2.{other}:4800")),
         Underlay::V6 => (
@@ -469,6 +471,23 @@ fn the_router_answers_at_its_link_local_address() {
     w.a_drops(&beyond, Stage::Ingress, DropReason::MartianSource);
     let elsewhere = ping(A, "fe80::1234", 64, 8);
     w.a_drops(&elsewhere, Stage::Route, DropReason::NoRoute);
+}
+
+#[test]
+fn a_next_hop_may_be_link_local() {
+    let route = "[[route]]\nprefix = \"2001:db8:ME:7::/64\"\nvia = \"fe80::99%lan\"";
+    let mut w = World::up(Underlay::V4, route);
+    let [got] = w
+        .carried(0, 1, &ping(A, "2001:db8:2:7::5", 64, 8))
+        .try_into()
+        .unwrap();
+    assert_eq!(kind_of(&got), (A.parse().unwrap(), 128));
+    let [got] = w
+        .carried(1, 0, &ping("2001:db8:2:7::5", A, 64, 8))
+        .try_into()
+        .unwrap();
+    assert_eq!(kind_of(&got), ("2001:db8:2:7::5".parse().unwrap(), 128));
+    assert_eq!(w.dropped(), [0, 0]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! front of every frame of a socket with PACKET_VNET_HDR, and what it means in
 //! terms of [`Meta`]. The fields are in the machine's byte order.
 
-use mef_packet::wire::{ethernet, ipv4, tcp, udp, WireError};
+use mef_packet::wire::{ethernet, ipv4, ipv6, tcp, udp, WireError};
 use mef_packet::{Checksum, Gso, Meta};
 
 pub(super) const LEN: usize = 10;
@@ -15,8 +15,6 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
-
-const IPV6_HEADER_LEN: usize = 40;
 
 /// Sets the offload fields of `meta` from a received header; `None` for a kind of
 /// segmentation that nobody here knows.
@@ -86,7 +84,7 @@ pub(super) fn encode(meta: &Meta, frame: &mut [u8]) -> Result<[u8; LEN], WireErr
         };
         hdr_len = l4 + l4_len;
         if !matches!(checksum, Checksum::Partial { .. }) {
-            fill_pseudo_header(meta.gso, frame, l4, offset)?;
+            fill_pseudo_header(meta.gso, frame, l4)?;
             checksum = Checksum::Partial {
                 start: l4 as u16,
                 offset: offset as u16,
@@ -117,36 +115,23 @@ fn transport_offset(gso: Gso, frame: &[u8]) -> Result<usize, WireError> {
             Ok(ethernet::HEADER_LEN + ipv4::View::parse_unverified(packet)?.header_len())
         }
         (ethernet::ETHERTYPE_IPV6, Gso::TcpV6 | Gso::Udp) => {
-            Ok(ethernet::HEADER_LEN + IPV6_HEADER_LEN)
+            Ok(ethernet::HEADER_LEN + ipv6::View::parse_quoted(packet)?.header_len())
         }
         _ => Err(WireError::BadVersion),
     }
 }
 
-fn fill_pseudo_header(
-    gso: Gso,
-    frame: &mut [u8],
-    l4: usize,
-    offset: usize,
-) -> Result<(), WireError> {
+fn fill_pseudo_header(gso: Gso, frame: &mut [u8], l4: usize) -> Result<(), WireError> {
     let (head, segment) = frame.split_at_mut_checked(l4).ok_or(WireError::Truncated)?;
     let (ethernet, packet) = ethernet::Header::parse(head)?;
     if ethernet.ethertype == ethernet::ETHERTYPE_IPV6 {
-        let addresses = packet.get(8..IPV6_HEADER_LEN).ok_or(WireError::Truncated)?;
-        let protocol = if gso == Gso::Udp {
-            ipv4::PROTOCOL_UDP
+        let ip = ipv6::View::parse_quoted(packet)?;
+        let len = segment.len();
+        return if gso == Gso::Udp {
+            udp::fill_partial_checksum(segment, ip.src(), ip.dst(), len)
         } else {
-            ipv4::PROTOCOL_TCP
+            tcp::fill_partial_checksum(segment, ip.src(), ip.dst(), len)
         };
-        let sum = mef_packet::wire::checksum::Sum::ZERO
-            .bytes(addresses)
-            .word(u16::from(protocol))
-            .dword(segment.len() as u32);
-        let field = segment
-            .get_mut(offset..offset + 2)
-            .ok_or(WireError::Truncated)?;
-        field.copy_from_slice(&sum.folded().to_be_bytes());
-        return Ok(());
     }
     let ip = ipv4::View::parse_quoted(packet)?;
     let len = usize::from(ip.total_len()).saturating_sub(ip.header_len());
@@ -304,31 +289,42 @@ mod tests {
 
     #[test]
     fn tcp_over_ipv6_super_segment() {
-        let mut f = vec![9; 14 + 40 + 20 + 4000];
-        ethernet::Header {
-            dst: [2; 6],
-            src: [4; 6],
-            ethertype: 0x86dd,
+        // Without and with an extension header (destination options) in front of TCP.
+        for options in [&[][..], &[6, 0, 1, 4, 0, 0, 0, 0]] {
+            let l4 = 54 + options.len();
+            let mut f = vec![9; l4 + 20 + 4000];
+            ethernet::Header {
+                dst: [2; 6],
+                src: [4; 6],
+                ethertype: 0x86dd,
+            }
+            .emit(&mut f)
+            .unwrap();
+            let next = if options.is_empty() { 6 } else { 60 };
+            ipv6::Header::new([9; 16].into(), [9; 16].into(), next)
+                .emit(&mut f[14..], options.len() + 4020)
+                .unwrap();
+            f[54..l4].copy_from_slice(options);
+            tcp::Header::default().emit(&mut f[l4..], &[]).unwrap();
+            let header = encode(
+                &Meta {
+                    gso: Gso::TcpV6,
+                    gso_size: 1428,
+                    ..Meta::default()
+                },
+                &mut f,
+            )
+            .unwrap();
+            assert_eq!(header[..2], [NEEDS_CSUM, GSO_TCPV6]);
+            assert_eq!(header[2..4], (l4 as u16 + 20).to_ne_bytes());
+            assert_eq!(header[6..8], (l4 as u16).to_ne_bytes());
+            let expected = checksum::Sum::ZERO
+                .bytes(&[9; 32])
+                .word(6)
+                .dword(4020)
+                .folded();
+            assert_eq!(f[l4 + 16..l4 + 18], expected.to_be_bytes());
         }
-        .emit(&mut f)
-        .unwrap();
-        tcp::Header::default().emit(&mut f[54..], &[]).unwrap();
-        let header = encode(
-            &Meta {
-                gso: Gso::TcpV6,
-                gso_size: 1428,
-                ..Meta::default()
-            },
-            &mut f,
-        )
-        .unwrap();
-        assert_eq!(header[1], GSO_TCPV6);
-        let expected = checksum::Sum::ZERO
-            .bytes(&[9; 32])
-            .word(6)
-            .dword(4020)
-            .folded();
-        assert_eq!(f[70..72], expected.to_be_bytes());
     }
 
     #[test]
