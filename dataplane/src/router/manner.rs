@@ -135,8 +135,15 @@ impl<P: Port> Router<P> {
                 return Manner::Fallback;
             }
         }
-        if tcp && t.mode == Mode::Split && !self.must_stay_whole(&from.packet) {
+        if !tcp || t.mode != Mode::Split {
+            return Manner::Datagram;
+        }
+        if !self.must_stay_whole(&from.packet) {
             return Manner::Split;
+        }
+        if is_syn(from.packet.buf.bytes()) {
+            // What speaks against it may stand in the SYN alone.
+            self.manners.pinned.pin(now, key, Whole::Datagram);
         }
         Manner::Datagram
     }
