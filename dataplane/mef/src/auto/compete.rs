@@ -32,14 +32,16 @@ const PACKET: f64 = 1514.0;
 /// Round trips over which the highest delivery rate counts.
 const BW_ROUNDS: f64 = 10.0;
 /// Seconds over which a queue is judged, and the share of them that makes it suspicious.
-const CROWD_MEMORY: f64 = 4.0;
+const CROWD_MEMORY: f64 = 3.0;
 const CROWDED: f64 = 0.75;
 /// How long a loss tells that the queue is full at times.
 const OVERFLOWING: Duration = Duration::from_secs(10);
-/// Dips that have to agree, how far they may differ, the share up to which there is
-/// somebody else, and that from which there is nobody.
+/// Dips that have to agree and how far they may differ, or fewer that differ less; the share up
+/// to which there is somebody else, and that from which there is nobody.
 const DIPS: usize = 5;
 const AGREEMENT: f64 = 0.3;
+const FEW_DIPS: usize = 3;
+const FEW_AGREEMENT: f64 = 0.12;
 const SHARED: f64 = 0.75;
 const ALONE: f64 = 0.8;
 /// Time between dips: while it is not known, and while it is.
@@ -226,7 +228,7 @@ impl Compete {
         let overflows = self.lost.is_some_and(|t| seen.now.since(t) < OVERFLOWING);
         let suspicious = overflows && self.crowd > CROWDED && seen.busy;
         if self.window.is_none() && !suspicious {
-            if self.crowd < 0.5 {
+            if self.crowd < 0.3 {
                 self.before = seen.rate.max(self.before * keep);
                 self.shares.clear();
             }
@@ -319,7 +321,10 @@ impl Compete {
         let n = self.shares.len() as f64;
         let mean = self.shares.iter().sum::<f64>() / n;
         let variance = self.shares.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / n;
-        (self.shares.len() == DIPS && variance.sqrt() < AGREEMENT).then_some(mean)
+        let (few, many) = (self.shares.len() >= FEW_DIPS, self.shares.len() == DIPS);
+        let deviation = variance.sqrt();
+        let agree = (many && deviation < AGREEMENT) || (few && deviation < FEW_AGREEMENT);
+        agree.then_some(mean)
     }
 
     fn is_alone(&self) -> bool {

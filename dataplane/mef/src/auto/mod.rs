@@ -61,7 +61,7 @@ const STALE_BASE: f64 = 0.6;
 /// Random loss below which every loss counts as one of a full queue.
 const NO_LOSS: f64 = 0.003;
 /// A queue that may be others', whatever the line's variations ask for, as a share of the round trip.
-const CROWD: f64 = 0.2;
+const CROWD: f64 = 0.1;
 /// The rate of a dip, as a share of what is delivered.
 const DIP: f64 = 0.5;
 /// How much less is sent than delivered while draining.
@@ -473,7 +473,9 @@ impl AutoRate {
         let p = self.params;
         let mu = self.mu;
         let inflight = sent.saturating_sub(self.acked) as f64;
-        let lag = self.lag + now.since(self.reported).as_secs_f64();
+        // Reports that stay away tell nothing good: what may be in flight stops growing.
+        let silence = now.since(self.reported).as_secs_f64();
+        let lag = self.lag + silence.min(self.lag.max(0.2));
         let idle = self.is_idle();
         let rate = match self.state {
             State::Starting => {
