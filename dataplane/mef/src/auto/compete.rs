@@ -357,9 +357,9 @@ mod tests {
     #[test]
     fn dips_that_disagree_say_nothing() {
         let mut c = Compete::default();
-        c.shares.extend([0.5, 0.4, 0.6, 0.5]);
+        c.shares.extend([0.5, 0.4]);
         assert_eq!(c.agreed(), None);
-        c.shares.push_back(0.5);
+        c.shares.push_back(0.6);
         assert!((c.agreed().unwrap() - 0.5).abs() < 1e-9);
         c.shares = VecDeque::from([0.5, -0.6, 1.4, 0.1, 0.9]);
         assert_eq!(c.agreed(), None);
