@@ -38,6 +38,8 @@ pub struct Config {
     pub private_key: PrivateKey,
     /// Limit of everything the router buffers for flows.
     pub memory: Bytes,
+    /// Most that a split flow buffers towards its host, each way.
+    pub host_buffer: Bytes,
     /// Which AES-256-GCM implementation encrypts links.
     pub engine: EngineKind,
     /// What split flows do where no policy says otherwise.

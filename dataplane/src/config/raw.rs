@@ -33,6 +33,7 @@ pub(super) struct RawRouter {
     pub name: Option<Text>,
     pub private_key: Text,
     pub memory: Option<Text>,
+    pub host_buffer: Option<Text>,
     pub engine: Option<Text>,
     pub open: Option<Text>,
     pub control: Option<Text>,

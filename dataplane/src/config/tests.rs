@@ -111,6 +111,8 @@ fn every_key_has_its_meaning() {
     assert_eq!(config.name, "site-a");
     assert_eq!(config.private_key.public(), own_key().public());
     assert_eq!(config.memory, Bytes(512 << 20));
+    let other = read(&VALID.replace("memory = \"512MiB\"", "host_buffer = \"1MiB\"")).unwrap();
+    assert_eq!(other.host_buffer, Bytes(1 << 20));
     assert_eq!(
         (config.engine, config.open, config.realtime),
         (EngineKind::AesGcm, OpenMode::Confirm, false)
@@ -200,6 +202,7 @@ fn what_is_left_out_has_its_default() {
     let text = "[router]\nprivate_key = \"a.key\"\n[[port]]\nname = \"lan\"\ninterface = \"eth0\"\naddresses = [\"10.1.0.1/24\"]\n";
     let config = read(text).unwrap();
     assert_eq!(config.name, "mef");
+    assert_eq!(config.host_buffer, Bytes(4 << 20));
     assert_eq!(config.memory, Bytes(1 << 30));
     assert_eq!(
         (config.engine, config.open, config.realtime),
@@ -374,7 +377,7 @@ fn a_policy_without_a_protocol_splits_tcp_only_and_ports_need_a_protocol_that_ha
 const BROKEN: &[(&str, &str, usize, &str)] = &[
     // What TOML and its types refuse.
     ("realtime = false", "realtme = false", 8,
-     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `engine`, `open`, `control`, `metrics`, `realtime`; correct its spelling or remove it"),
+     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
     ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `overhead`, `dscp`; correct its spelling or remove it"),
     ("interface = \"eth0\"\n", "", 10, "port.interface: found nothing, expected this key, which has no default; add it"),
@@ -398,6 +401,8 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("\"1.5Gbit/s\"", "\"1.5GB/s\"", 24, "port.line.down: found \"1.5GB/s\", expected a rate such as"),
     ("\"100Mbit/s\"", "\"0Mbit/s\"", 23, "port.line.up: found \"0Mbit/s\", expected a rate from 1kbit/s to 1000Gbit/s; give what the line really carries"),
     ("\"512MiB\"", "\"512MB\"", 4, "router.memory: found \"512MB\", expected a size such as \"512MiB\" or \"1GiB\" (units: B, KiB, MiB, GiB, TiB; no space); write it in one of these forms"),
+    ("memory = \"512MiB\"", "host_buffer = \"63KiB\"", 4, "router.host_buffer: found \"63KiB\", expected 64KiB to 64MiB; choose twice what a host's access carries in its round trip, or leave it out for 4MiB"),
+    ("memory = \"512MiB\"", "host_buffer = \"65MiB\"", 4, "router.host_buffer: found \"65MiB\", expected 64KiB to 64MiB; choose twice what a host's access carries in its round trip, or leave it out for 4MiB"),
     ("\"512MiB\"", "\"1KiB\"", 4, "router.memory: found \"1KiB\", expected at least 1MiB"),
     ("overhead = -4", "overhead = 1000", 25, "port.line.overhead: found 1000, expected a number from -128 to 256; change it, or leave it out for the default"),
     ("mtu = 1500", "mtu = 575", 15, "port.mtu: found 575, expected a number from 576 to 65535"),

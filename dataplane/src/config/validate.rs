@@ -31,6 +31,9 @@ const MAX_PEERS: usize = 1024;
 const MAX_SOCKET_PATH: usize = 107;
 const MIN_MEMORY: Bytes = Bytes(1 << 20);
 const DEFAULT_MEMORY: Bytes = Bytes(1 << 30);
+/// What a host's window is at first, and the most that a window can say (RFC 7323).
+const HOST_BUFFER: (Bytes, Bytes) = (Bytes(64 << 10), Bytes(64 << 20));
+const DEFAULT_HOST_BUFFER: Bytes = Bytes(4 << 20);
 const RATES: RangeInclusive<BitRate> = BitRate(1_000)..=BitRate(1_000_000_000_000);
 
 type Text = Spanned<String>;
@@ -82,6 +85,7 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
         name: settings.name,
         private_key,
         memory: settings.memory,
+        host_buffer: settings.host_buffer,
         engine: settings.engine,
         open: settings.open,
         control: settings.control,
@@ -104,6 +108,7 @@ struct Settings {
     name: String,
     private_key: PathBuf,
     memory: Bytes,
+    host_buffer: Bytes,
     engine: EngineKind,
     open: OpenMode,
     control: Option<PathBuf>,
@@ -154,6 +159,23 @@ impl<'a> Validator<'a> {
             }
             None => DEFAULT_MEMORY,
         };
+        let host_buffer = match &raw.host_buffer {
+            Some(text) => {
+                let bytes = self.parse(text, "router.host_buffer", parse_bytes)?;
+                let (least, most) = HOST_BUFFER;
+                if bytes < least || bytes > most {
+                    let range = format!("{} to {}", format_bytes(least), format_bytes(most));
+                    return Err(self.wrong(
+                        text,
+                        "router.host_buffer",
+                        &range,
+                        "choose twice what a host's access carries in its round trip, or leave it out for 4MiB",
+                    ));
+                }
+                bytes
+            }
+            None => DEFAULT_HOST_BUFFER,
+        };
         let engine = match &raw.engine {
             Some(text) => self.choice(
                 text,
@@ -177,6 +199,7 @@ impl<'a> Validator<'a> {
             name,
             private_key: self.path(&raw.private_key, "router.private_key")?,
             memory,
+            host_buffer,
             engine,
             open: self
                 .open(raw.open.as_ref(), "router.open")?

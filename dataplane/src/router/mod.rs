@@ -36,6 +36,7 @@ use crate::config::{self, Config, PeerId, StaticRoute, Via};
 use crate::drops::Counters;
 use crate::fib::Fib;
 use crate::flow_table::FlowTable;
+use crate::host_tcp::HostTcp;
 use crate::icmp::Icmp;
 use crate::neighbour::{Interface, Neighbours};
 use crate::outer;
@@ -382,6 +383,14 @@ impl<P: Port> Router<P> {
     /// Bytes in use of the memory budget.
     pub fn memory(&self) -> Bytes {
         Bytes(self.pool.used_bytes())
+    }
+    /// Bytes that the flows' connections to their hosts hold.
+    pub fn host_buffers(&self) -> Bytes {
+        let hosts = self
+            .flows
+            .indices()
+            .filter_map(|i| self.flows.get(i)?.host.as_ref());
+        Bytes(hosts.map(|h| h.memory() as u64).sum())
     }
     pub fn flow_count(&self) -> usize {
         self.flows.len()

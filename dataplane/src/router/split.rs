@@ -61,7 +61,8 @@ impl<P: Port> Router<P> {
             local_mtu: self.ports.get(usize::from(port.0)).map_or(1500, |p| p.mtu),
             isn_seed: u64::from_be_bytes(seed),
             timeout: Some(HOST_PATIENCE),
-            ..HostTcpConfig::default()
+            rx_buffer: usize::try_from(self.config.host_buffer.0).unwrap_or(usize::MAX),
+            tx_buffer: usize::try_from(self.config.host_buffer.0).unwrap_or(usize::MAX),
         }
     }
 

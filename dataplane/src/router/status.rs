@@ -85,6 +85,7 @@ impl<P: Port> Router<P> {
         add("plain_packets", self.manners.plain_packets);
         add("fallback_packets", self.manners.fallback_packets());
         add("memory_used_bytes", self.memory().0);
+        add("host_buffer_bytes", self.host_buffers().0);
         for (p, c) in self.ports.iter().zip(&self.config.ports) {
             let s = p.port.stats();
             for (what, n) in [
