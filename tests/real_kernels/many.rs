@@ -144,7 +144,11 @@ fn resident(lab: &Lab) -> [u64; 2] {
         );
         let pid = pids
             .lines()
-            .find_map(|l| l.strip_suffix(" mef"))
+            .find_map(|l| {
+                l.split_once(' ')
+                    .filter(|(_, name)| name.starts_with("mef"))
+            })
+            .map(|(pid, _)| pid)
             .unwrap_or_else(|| panic!("no router in {r}: {pids}"));
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();

@@ -347,6 +347,12 @@ impl<T: Queued> FlowQueues<T> {
         dropped
     }
 
+    /// How many packets of the flow wait, as far as 16 bits tell.
+    pub fn packets(&self, flow: u32) -> u16 {
+        let n = self.queues.get(&flow).map_or(0, |q| q.packets.len());
+        u16::try_from(n).unwrap_or(u16::MAX)
+    }
+
     /// The flow's next packet and how long it waited; `None` where it has none left.
     pub fn pop(&mut self, now: Instant, flow: u32) -> Option<(T, Duration)> {
         let limits = self.limits;

@@ -4,7 +4,7 @@
 //! combined into what the datagram had.
 //!
 //! ```text
-//!   send_datagram -> queue of the flow -> its turn on the line -> DGRAM, or FRAG 0 and at once FRAG 1
+//!   send_datagram -> queue of the flow -> its turn on the line -> DGRAM.., FRAG 0 | FRAG 1, DGRAM.., FRAG 0 | ..
 //!   DGRAM, or both FRAGs within 100 ms + RTT/2 -> outer ECN into inner -> Event::Datagram
 //! ```
 
@@ -16,7 +16,7 @@ use mef_packet::Instant;
 use super::{DatagramError, Event, Link, SendKey};
 use crate::aqm::{Limits, QueueStats};
 use crate::classes::Class;
-use crate::codec::{DATAGRAM_OVERHEAD, FRAGMENT_OVERHEAD, INNER_HEADER};
+use crate::codec::{Builder, Frame, DATAGRAM_OVERHEAD, FRAGMENT_OVERHEAD, INNER_HEADER};
 
 /// Largest datagram that a link takes, bytes: hosts keep the path of an Ethernet whatever the link's is.
 pub const MAX_DATAGRAM: usize = 1500;
@@ -24,6 +24,11 @@ pub const MAX_DATAGRAM: usize = 1500;
 const MAX_REASSEMBLY: usize = 256;
 /// What hosts add to the round trip of the link: their own networks, delayed acknowledgements.
 const HOSTS_RTT: Duration = Duration::from_millis(50);
+/// A flow whose datagrams leave at most this far apart may leave a rest for its next turn: far less
+/// than receivers wait for it.
+const SOON: Duration = Duration::from_millis(20);
+/// Bytes of a datagram for which it is worth beginning it in a packet that has others.
+const LEAST_PART: usize = 128;
 
 /// Which flow a datagram is of, and what that flow is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,48 +142,116 @@ impl Link {
         Ok(())
     }
 
-    /// What the flow sends next: the second half of the datagram before, or its next datagram.
-    pub(super) fn next_piece(&mut self, now: Instant, flow: u32) -> Option<Outgoing> {
-        if let Some(half) = self.half.take() {
-            if half.flow == flow {
-                return Some(half);
+    /// What the flow sends next: the rest of what it sent last, or its next datagram.
+    fn take_piece(&mut self, now: Instant, flow: u32) -> Option<Outgoing> {
+        if let Some(half) = self.half.take_if(|h| h.flow == flow) {
+            return Some(half);
+        }
+        if let Some(rest) = self.rests.remove(&flow) {
+            return Some(rest);
+        }
+        let (packet, waited) = self.datagrams.pop(now, flow)?;
+        Some(Outgoing {
+            flow,
+            traffic_class: ecn::traffic_class(&packet).unwrap_or(0),
+            piece: Piece::Whole(packet),
+            waited,
+        })
+    }
+
+    /// Fills a packet with what one flow has waiting, as far as it has the traffic class of the first.
+    ///
+    /// A datagram that exceeds a packet goes in two. Where the flow's turns come so often that the
+    /// rest will not be late, that shares a packet with the next datagram: two halves each would
+    /// cost a line of full-sized datagrams a tenth. Else the halves go back to back.
+    pub(super) fn fill_datagrams(
+        &mut self,
+        now: Instant,
+        flow: u32,
+        b: &mut Builder<'_>,
+    ) -> Option<(u8, Duration)> {
+        let limit = self.inner_limit();
+        let whole = limit.saturating_sub(INNER_HEADER + DATAGRAM_OVERHEAD);
+        let part = limit.saturating_sub(INNER_HEADER + FRAGMENT_OVERHEAD);
+        let mut first: Option<(u8, Duration)> = None;
+        while let Some(mut next) = self.take_piece(now, flow) {
+            let alone = first.is_none();
+            if first.is_some_and(|(class, _)| class != next.traffic_class) {
+                self.rests.insert(flow, next);
+                break;
             }
-            self.half = Some(half);
+            let room = b.room();
+            match &mut next.piece {
+                Piece::Whole(packet) if DATAGRAM_OVERHEAD + packet.len() <= room => {
+                    b.push(&Frame::Datagram { flow, packet });
+                }
+                Piece::Whole(packet) => {
+                    let splits = packet.len() > whole
+                        && (alone || room >= FRAGMENT_OVERHEAD + LEAST_PART)
+                        && packet.len() <= 2 * part;
+                    if !splits {
+                        if alone {
+                            // The path shrank while it waited.
+                            continue;
+                        }
+                        self.rests.insert(flow, next);
+                        break;
+                    }
+                    let behind = self.datagrams.packets(flow);
+                    let often = behind > 0 && next.waited <= SOON * u32::from(behind);
+                    let cut = if often || !alone {
+                        (room - FRAGMENT_OVERHEAD).min(packet.len() - 1)
+                    } else {
+                        packet.len().div_ceil(2)
+                    };
+                    // What is left has to fit into one packet.
+                    if packet.len() - cut > part {
+                        self.rests.insert(flow, next);
+                        break;
+                    }
+                    let id = self.next_fragment;
+                    self.next_fragment = id.wrapping_add(1);
+                    let bytes = packet.split_off(cut);
+                    b.push(&Frame::Fragment {
+                        id,
+                        index: 0,
+                        count: 2,
+                        bytes: packet,
+                    });
+                    let rest = Outgoing {
+                        flow,
+                        piece: Piece::Half {
+                            id,
+                            index: 1,
+                            bytes,
+                        },
+                        traffic_class: next.traffic_class,
+                        waited: next.waited,
+                    };
+                    first.get_or_insert((next.traffic_class, next.waited));
+                    if often {
+                        self.rests.insert(flow, rest);
+                    } else {
+                        self.half = Some(rest);
+                    }
+                    break;
+                }
+                Piece::Half { id, index, bytes } => {
+                    if FRAGMENT_OVERHEAD + bytes.len() > room {
+                        // The path shrank between the two.
+                        continue;
+                    }
+                    b.push(&Frame::Fragment {
+                        id: *id,
+                        index: *index,
+                        count: 2,
+                        bytes,
+                    });
+                }
+            }
+            first.get_or_insert((next.traffic_class, next.waited));
         }
-        let (mut packet, waited) = self.datagrams.pop(now, flow)?;
-        let traffic_class = ecn::traffic_class(&packet).unwrap_or(0);
-        let whole = self
-            .inner_limit()
-            .saturating_sub(INNER_HEADER + DATAGRAM_OVERHEAD);
-        let mut outgoing = Outgoing {
-            flow,
-            piece: Piece::Whole(Vec::new()),
-            traffic_class,
-            waited,
-        };
-        if packet.len() <= whole {
-            outgoing.piece = Piece::Whole(packet);
-            return Some(outgoing);
-        }
-        let id = self.next_fragment;
-        self.next_fragment = id.wrapping_add(1);
-        let second = packet.split_off(packet.len().div_ceil(2));
-        self.half = Some(Outgoing {
-            flow,
-            piece: Piece::Half {
-                id,
-                index: 1,
-                bytes: second,
-            },
-            traffic_class,
-            waited,
-        });
-        outgoing.piece = Piece::Half {
-            id,
-            index: 0,
-            bytes: packet,
-        };
-        Some(outgoing)
+        first
     }
 
     /// Hands a datagram on, with what its ECN bits become behind the tunnel.

@@ -38,6 +38,7 @@ impl Link {
         self.sent.declare_all_lost(&mut fates);
         self.in_session = true;
         self.half = None;
+        self.rests.clear();
         self.probing = false;
         for fate in fates.drain(..) {
             self.apply_lost(now, &fate);

@@ -250,6 +250,8 @@ pub struct Link {
     datagrams: FlowQueues<Vec<u8>>,
     /// The second half of the datagram that was sent last.
     half: Option<Outgoing>,
+    /// By flow, what is left of its last packet for its next turn.
+    rests: HashMap<u32, Outgoing>,
     /// ECN bits of the packet whose frames are being read.
     outer: Ecn,
     reassembly: HashMap<u32, Reassembly>,
@@ -314,6 +316,7 @@ impl Link {
             activated: Vec::new(),
             datagrams: FlowQueues::default(),
             half: None,
+            rests: HashMap::new(),
             outer: Ecn::NotEct,
             reassembly: HashMap::new(),
             next_fragment: 0,

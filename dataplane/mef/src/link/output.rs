@@ -4,7 +4,6 @@ use core::time::Duration;
 
 use mef_packet::Instant;
 
-use super::datagram::Piece;
 use super::{Control, Link, Opening, Packed, SendKey};
 use crate::chunks::ChunkPool;
 use crate::codec::{
@@ -355,33 +354,20 @@ impl Link {
         let limit = self.inner_limit();
         let flags = self.data_flags();
         let start = out.len();
-        while let Some(next) = self.next_piece(now, flow) {
-            let mut b = Builder::new(out, limit);
-            let pushed = match &next.piece {
-                Piece::Whole(packet) => b.push(&Frame::Datagram { flow, packet }),
-                Piece::Half { id, index, bytes } => b.push(&Frame::Fragment {
-                    id: *id,
-                    index: *index,
-                    count: 2,
-                    bytes,
-                }),
-            };
-            if !pushed {
-                // The path shrank between two halves.
-                out.truncate(start);
-                continue;
-            }
-            b.flag(flags);
-            let inner_len = b.finish();
-            let mut carried = CarriedList::new();
-            carried.push(Carried::Datagram);
-            let mut packed = self.account(now, number, inner_len, carried.set, true);
-            packed.waited = Some(next.waited);
-            packed.traffic_class = next.traffic_class;
-            packed.more = self.half.is_some();
-            return Some(packed);
-        }
-        None
+        let mut b = Builder::new(out, limit);
+        let Some((traffic_class, waited)) = self.fill_datagrams(now, flow, &mut b) else {
+            out.truncate(start);
+            return None;
+        };
+        b.flag(flags);
+        let inner_len = b.finish();
+        let mut carried = CarriedList::new();
+        carried.push(Carried::Datagram);
+        let mut packed = self.account(now, number, inner_len, carried.set, true);
+        packed.waited = Some(waited);
+        packed.traffic_class = traffic_class;
+        packed.more = self.half.is_some();
+        Some(packed)
     }
 
     pub(super) fn account(
