@@ -9,7 +9,9 @@ MEF   := target/release/mef
 OUT   ?= report
 
 # What building and the demo need; the tests' programs are listed in .ci/packages.
-BUILD_PACKAGES := gcc libc6-dev make iproute2
+# The last three are for ports on DPDK; `make build FEATURES=--no-default-features` does without.
+BUILD_PACKAGES := gcc libc6-dev make iproute2 $(if $(findstring --no-default-features,$(FEATURES)),,libclang-dev libdpdk-dev pkg-config)
+FEATURES       ?=
 RUST_MINIMUM   := 1.85
 
 STEP = @printf '\n\033[1m==> %s\033[0m\n'
@@ -42,7 +44,7 @@ rust:
 
 build: deps ## Build target/release/mef
 	$(STEP) 'Build (a few minutes the first time)'
-	@$(CARGO) build --release --locked
+	@$(CARGO) build --release --locked $(FEATURES)
 
 # The demo's namespaces need root; nothing else of it does.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -74,6 +76,7 @@ lint: rust ## Formatting, and clippy without a warning
 	else echo 'note: formatting not checked, no rustfmt: `rustup component add rustfmt`' >&2; fi
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
 	else echo 'note: no lints, no clippy: `rustup component add clippy`' >&2; fi
+	@$(CARGO) check --no-default-features --locked
 
 # Tests that measure time or need the machine's interfaces run one at a time, behind the others.
 SYSTEM_CRATES := mef mef-io mef-lab

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mef_io::{os, AfPacket};
+use mef_io::{os, Port};
 
 use crate::config::{self, Config, ConfigError};
 use crate::control::{ControlError, ControlServer};
 use crate::metrics::{MetricsError, MetricsServer};
+use crate::ports::{self, Backoff, Ports};
 use crate::report::{mailbox, Mailbox};
 use crate::router::{Router, RouterError, Seed};
 
@@ -72,11 +73,7 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
             return Err(DaemonError::Capability(cap.name()));
         }
     }
-    let ports = config
-        .ports
-        .iter()
-        .map(|p| AfPacket::open(&p.interface))
-        .collect::<Result<Vec<_>, _>>()?;
+    let ports = ports::open(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signal)?;
@@ -91,12 +88,16 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
     let _metrics = metrics
         .map(|address| MetricsServer::start(address, &asker))
         .transpose()?;
-    serve(config, ports, &stop, mailbox)
+    match ports {
+        Ports::AfPacket(ports) => serve(config, ports, &stop, mailbox),
+        #[cfg(feature = "dpdk")]
+        Ports::Dpdk(ports) => serve(config, ports, &stop, mailbox),
+    }
 }
 
-fn serve(
+fn serve<P: Port>(
     config: Config,
-    ports: Vec<AfPacket>,
+    ports: Vec<P>,
     stop: &AtomicBool,
     mut mailbox: Mailbox,
 ) -> Result<(), DaemonError> {
@@ -122,6 +123,9 @@ fn serve(
         initiation_base: os::realtime_nanos(),
     };
     let name = config.name.clone();
+    // Ports that cannot wake us are looked at again and again.
+    let polled = ports.iter().any(|p| p.poll_fd().is_none());
+    let mut backoff = Backoff::new(os::monotonic_now());
     let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
     let mut fds = router.poll_fds();
     let question = fds.len();
@@ -139,11 +143,14 @@ fn serve(
         let asked = mailbox.answer(woken || !waits, report);
         let wake = router.next_wake(now).min(now + LONGEST_WAIT);
         let after = os::monotonic_now();
-        let wait = if busy || asked {
+        let mut wait = if busy || asked {
             Duration::ZERO
         } else {
             wake.since(after)
         };
+        if polled {
+            wait = wait.min(backoff.limit(after, busy));
+        }
         let ready = os::poll_fds(&fds, wait).map_err(DaemonError::Wait)?;
         woken = ready.contains(question);
     }

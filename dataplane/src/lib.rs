@@ -19,6 +19,8 @@ pub mod neighbour;
 mod outer;
 pub mod peer;
 pub mod pinned;
+pub mod ports;
+pub mod prefix_table;
 pub mod rate;
 pub mod report;
 pub mod router;

@@ -11,7 +11,7 @@ use crate::report::{print_table, write_combined, write_report};
 use crate::results::Results;
 use crate::run::{self, Outcome, RunError};
 use crate::sim::{self, SimRequest};
-use crate::topology::{read, read_wan};
+use crate::topology::{read, read_wan, Driver};
 use crate::wan;
 
 /// Build topologies from network namespaces, emulate the WAN, measure real TCP over it.
@@ -90,9 +90,9 @@ pub struct RunArgs {
     /// Seed of every random choice: losses, order of the flows, payload.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Ports of the routers.
-    #[arg(long, default_value = "af_packet", value_parser = ["af_packet"])]
-    pub driver: String,
+    /// Ports of the routers; the topology's own if not given.
+    #[arg(long, value_enum)]
+    pub driver: Option<Driver>,
     /// Write the results to this file.
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -212,7 +212,12 @@ pub fn main(args: LabArgs) -> ExitCode {
 }
 
 fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
-    let variants = read(&args.topology, &args.set)?;
+    let mut variants = read(&args.topology, &args.set)?;
+    if let Some(driver) = args.driver {
+        for v in &mut variants {
+            v.topology.router.driver = driver;
+        }
+    }
     let command = command_line();
     let outcome = if args.sim {
         if args.transport != [Transport::Mef] {

@@ -9,6 +9,7 @@
 mod bad_input;
 mod byte_exact;
 mod connections;
+mod dpdk;
 mod ipv6;
 mod lab;
 mod many;

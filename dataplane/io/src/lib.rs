@@ -3,10 +3,16 @@
 //! The only crate of the data plane with `unsafe` code.
 
 pub mod af_packet;
+pub mod device;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod mem;
 pub mod os;
 pub mod port;
 
 pub use af_packet::{AfPacket, AfPacketOptions};
+pub use device::{DeviceName, DeviceNameError};
+#[cfg(feature = "dpdk")]
+pub use dpdk::{DpdkOptions, DpdkPort};
 pub use mem::{MemPort, MemWire};
 pub use port::{Caps, Port, PortError, PortStats};

@@ -24,6 +24,10 @@ pub struct PortStats {
     pub rx_bytes: u64,
     /// Lost before the router saw them (ring or socket buffer full).
     pub rx_missed: u64,
+    /// Damaged on the wire, by the device's own count.
+    pub rx_errors: u64,
+    /// Lost because there was no buffer to receive them into.
+    pub rx_no_buffer: u64,
     pub tx_packets: u64,
     pub tx_bytes: u64,
     /// Refused by the device or the kernel (queue full, link down).
@@ -42,6 +46,12 @@ pub enum PortError {
     NoInterface { name: String },
     #[error("interface {name}: opening a packet socket needs CAP_NET_RAW; run as root or grant it with `setcap cap_net_raw,cap_net_admin,cap_sys_nice+ep`")]
     NotPermitted { name: String },
+    #[error("device {name}: {what}: {reason}")]
+    Device {
+        name: String,
+        what: &'static str,
+        reason: String,
+    },
 }
 
 /// A source and sink of packets. Never blocks.
@@ -57,6 +67,10 @@ pub trait Port {
     fn recycle(&mut self, buf: Self::Buf);
     fn caps(&self) -> Caps;
     fn stats(&self) -> PortStats;
+    /// What an operator should know of: a link that is down, a queue that gets nothing.
+    fn alarms(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Readable when packets wait, for `poll(2)`; `None` for ports without a descriptor.
     fn poll_fd(&self) -> Option<std::os::fd::RawFd>;
 }

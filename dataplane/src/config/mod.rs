@@ -76,11 +76,23 @@ pub enum OpenMode {
 pub enum Driver {
     #[default]
     AfPacket,
+    Dpdk,
+}
+
+impl Driver {
+    /// As the file names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AfPacket => "af_packet",
+            Self::Dpdk => "dpdk",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     pub name: String,
+    /// The network interface, or DPDK's name of the device.
     pub interface: String,
     pub driver: Driver,
     /// The router's own addresses with the networks they lie in; at least one.
@@ -163,6 +175,14 @@ impl Config {
 /// What validation asks of the machine; the simulator answers for its own.
 pub trait Host {
     fn interface_exists(&self, name: &str) -> bool;
+    /// Whether there is a PCI device at `address`.
+    fn pci_device_exists(&self, address: &str) -> bool {
+        Path::new("/sys/bus/pci/devices").join(address).exists()
+    }
+    /// Whether this program can open ports on DPDK.
+    fn has_dpdk(&self) -> bool {
+        cfg!(feature = "dpdk")
+    }
     /// The private key in `file`, or what is wrong with it.
     fn private_key(&self, file: &Path) -> Result<PrivateKey, String>;
 }

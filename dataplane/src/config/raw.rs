@@ -45,7 +45,8 @@ pub(super) struct RawRouter {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPort {
     pub name: Text,
-    pub interface: Text,
+    pub interface: Option<Text>,
+    pub device: Option<Text>,
     pub driver: Option<Text>,
     pub addresses: Spanned<Vec<Text>>,
     pub mtu: Option<Int>,

@@ -16,6 +16,14 @@ impl Host for TestHost {
         ["eth0", "eth1"].contains(&name)
     }
 
+    fn pci_device_exists(&self, address: &str) -> bool {
+        address == "0000:01:00.0"
+    }
+
+    fn has_dpdk(&self) -> bool {
+        true
+    }
+
     fn private_key(&self, file: &Path) -> Result<PrivateKey, String> {
         if file == Path::new("/etc/mef/a.key") {
             return Ok(own_key());
@@ -217,6 +225,67 @@ fn what_is_left_out_has_its_default() {
     assert!(config.peers.is_empty() && config.routes.is_empty() && config.policies.is_empty());
 }
 
+/// Two ports on DPDK.
+fn devices(lan: &str, wan: &str) -> String {
+    let port = |name: &str, device: &str, net: u8| {
+        format!("[[port]]\nname = \"{name}\"\ndriver = \"dpdk\"\ndevice = \"{device}\"\naddresses = [\"10.{net}.0.1/24\"]\n")
+    };
+    format!(
+        "[router]\nprivate_key = \"a.key\"\n{}{}",
+        port("lan", lan, 1),
+        port("wan", wan, 2)
+    )
+}
+
+#[test]
+fn devices_of_dpdk_are_checked_like_interfaces() {
+    let config = read(&devices("0000:01:00.0", "net_af_packet0,iface=eth1")).unwrap();
+    let names: Vec<(Driver, &str)> = config
+        .ports
+        .iter()
+        .map(|p| (p.driver, p.interface.as_str()))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            (Driver::Dpdk, "0000:01:00.0"),
+            (Driver::Dpdk, "net_af_packet0,iface=eth1")
+        ]
+    );
+    for (lan, wan, line, message) in [
+        ("net_null0", "net_null0,copy=1", 11, "port.device: found \"net_null0,copy=1\", expected every device in one port only"),
+        ("net_null0", "net_af_packet0,iface=none", 11, "port.device: found \"net_af_packet0,iface=none\", expected an interface that exists here"),
+        ("0000:ff:1f.7", "net_null0", 6, "port.device: found \"0000:ff:1f.7\", expected a PCI device that exists here"),
+    ] {
+        let error = read(&devices(lan, wan)).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+        assert!(error.contains(&format!(":{line}:")), "{error}");
+    }
+}
+
+/// A program that was built without DPDK.
+struct Without;
+
+impl Host for Without {
+    fn interface_exists(&self, _: &str) -> bool {
+        true
+    }
+    fn has_dpdk(&self) -> bool {
+        false
+    }
+    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
+        Ok(own_key())
+    }
+}
+
+#[test]
+fn a_program_without_dpdk_says_so() {
+    let text = devices("net_null0", "net_null1");
+    let error = parse(&text, Path::new("/etc/mef/a.toml"), &Without).unwrap_err();
+    let wanted = "port.driver: found \"dpdk\", expected \"af_packet\", as this program was built without DPDK; change it, or build with `cargo build --release`";
+    assert!(error.to_string().contains(wanted), "{error}");
+}
+
 #[test]
 fn the_first_policy_that_matches_wins() {
     let config = read(VALID).unwrap();
@@ -414,7 +483,14 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     // Choices.
     ("\"aes-gcm\"", "\"AES\"", 5, "router.engine: found \"AES\", expected \"ring\" or \"aes-gcm\"; take one of these, in lower case"),
     ("open = \"confirm\"", "open = \"late\"", 6, "router.open: found \"late\", expected \"confirm\" or \"early\""),
-    ("\"af_packet\"", "\"dpdk\"", 13, "port.driver: found \"dpdk\", expected \"af_packet\""),
+    ("\"af_packet\"", "\"xdp\"", 13, "port.driver: found \"xdp\", expected \"af_packet\" or \"dpdk\""),
+    // Devices.
+    ("\"af_packet\"", "\"dpdk\"", 12, "port.interface: found \"eth0\", expected no such key beside driver = \"dpdk\"; give device = \"net_af_packet0,iface=NAME\""),
+    ("interface = \"eth0\"", "device = \"net_null0\"", 12, "port.device: found \"net_null0\", expected no such key beside driver = \"af_packet\"; name an interface instead, or add driver = \"dpdk\""),
+    ("interface = \"eth0\"\n", "", 11, "port.interface: found nothing, expected this key, which has no default; add it"),
+    ("interface = \"eth0\"\ndriver = \"af_packet\"", "driver = \"dpdk\"", 11, "port.device: found nothing, expected this key"),
+    ("interface = \"eth0\"\ndriver = \"af_packet\"", "device = \"eth0\"\ndriver = \"dpdk\"", 12, "port.device: found \"eth0\", expected a PCI address such as \"0000:01:00.0\", or a virtual device such as \"net_af_packet0,iface=eth0\""),
+    ("interface = \"eth0\"\ndriver = \"af_packet\"", "device = \"net_null0\"\ndriver = \"dpdk\"", 18, "port.driver: found \"wan\", expected \"dpdk\" as on the first port; use one driver for all ports"),
     ("mode = \"datagram\"", "mode = \"steer\"", 61, "policy.mode: found \"steer\", expected \"split\", \"datagram\" or \"plain\", as this version steers no flows; take \"datagram\" for TCP that must stay end to end"),
     ("protocol = \"tcp\"\nport = 22", "protocol = \"sctp\"\nport = 22", 59, "policy.protocol: found \"sctp\", expected \"tcp\" or \"udp\" or \"icmp\""),
     ("protocol = \"tcp\"\nport = 5201", "protocol = \"udp\"\nport = 5201", 54, "policy.mode: found \"split\", expected \"datagram\" or \"plain\", as only TCP can be split; change the mode, or match protocol = \"tcp\""),

@@ -2,6 +2,7 @@
 //! their types, and what contradicts itself is refused. Everything the file
 //! alone can show is checked first, then what depends on the machine.
 
+mod devices;
 mod fields;
 mod links;
 mod policy;
@@ -19,9 +20,7 @@ use toml::Spanned;
 use super::error::{ConfigError, Source};
 use super::raw::{RawConfig, RawLine, RawPort, RawRouter};
 use super::units::{format_bytes, format_rate, parse_bytes, parse_rate};
-use super::{
-    Config, Driver, Host, Line, OpenMode, Peer, PeerId, Port, Target, DEFAULT_LISTEN, MOST_AUTO,
-};
+use super::{Config, Host, Line, OpenMode, Peer, PeerId, Port, Target, DEFAULT_LISTEN, MOST_AUTO};
 
 /// In place of a capacity that nobody knows.
 const AUTO: &str = "auto";
@@ -53,7 +52,7 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
         .collect::<Checked<Vec<_>>>()?;
     v.endpoints(&raw.peer, &routes)?;
 
-    v.interfaces(&raw.port)?;
+    v.devices(&raw.port)?;
     let private_key =
         host.private_key(&settings.private_key)
             .map_err(|message| ConfigError::PrivateKey {
@@ -245,7 +244,7 @@ impl<'a> Validator<'a> {
             "a name of its own for every port",
         )?;
         self.unique(
-            raw.iter().map(|p| &p.get_ref().interface),
+            raw.iter().filter_map(|p| p.get_ref().interface.as_ref()),
             "port.interface",
             "every interface in one port only",
         )?;
@@ -253,30 +252,13 @@ impl<'a> Validator<'a> {
             let port = self.port(port.get_ref())?;
             self.ports.push(port);
         }
+        self.distinct_devices(raw)?;
         Ok(())
     }
 
     fn port(&mut self, raw: &RawPort) -> Checked<Port> {
         let name = self.name(&raw.name, "port.name")?;
-        let interface = raw.interface.get_ref();
-        let odd = |c: char| c.is_whitespace() || c == '/' || c.is_control();
-        if interface.is_empty()
-            || interface.len() > 15
-            || interface.contains(odd)
-            || interface.starts_with('.')
-        {
-            let expected = "an interface name of 1 to 15 characters";
-            return Err(self.wrong(
-                &raw.interface,
-                "port.interface",
-                expected,
-                "take one that `ip link` lists",
-            ));
-        }
-        let driver = match &raw.driver {
-            Some(text) => self.choice(text, "port.driver", &[("af_packet", Driver::AfPacket)])?,
-            None => Driver::default(),
-        };
+        let (driver, interface) = self.device(raw)?;
         if raw.addresses.get_ref().is_empty() {
             let advice = "give the router an address there, such as \"10.1.0.1/24\"";
             return Err(self.source.error(
@@ -319,7 +301,7 @@ impl<'a> Validator<'a> {
         }
         Ok(Port {
             name,
-            interface: interface.clone(),
+            interface,
             driver,
             addresses,
             mtu: mtu.map(|n| n as u16),
@@ -386,22 +368,6 @@ impl<'a> Validator<'a> {
                 None => true,
             },
         })
-    }
-
-    fn interfaces(&self, raw: &[Spanned<RawPort>]) -> Checked<()> {
-        match raw
-            .iter()
-            .map(|p| &p.get_ref().interface)
-            .find(|i| !self.host.interface_exists(i.get_ref()))
-        {
-            Some(text) => Err(self.wrong(
-                text,
-                "port.interface",
-                "an interface that exists here",
-                "take one that `ip link` lists, or create it",
-            )),
-            None => Ok(()),
-        }
     }
 }
 

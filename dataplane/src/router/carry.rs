@@ -87,7 +87,7 @@ impl<P: Port> Router<P> {
                     Err(reason) => dropped(Stage::Open, reason),
                 }
             }
-            Some(Route::Connected { .. } | Route::Via { .. }) => {
+            Some(route @ (Route::Connected { .. } | Route::Via { .. })) => {
                 if icmp && self.icmp_into_flow(now, &bytes) {
                     return Ok(());
                 }
@@ -123,6 +123,7 @@ impl<P: Port> Router<P> {
                     port,
                     tuple,
                     treatment,
+                    found: Some(route),
                 };
                 self.forward(now, port, next_hop, from)
             }

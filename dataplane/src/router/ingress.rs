@@ -17,6 +17,17 @@ use crate::icmp::IcmpError;
 pub(super) struct Transit<B> {
     pub packet: Packet<B>,
     pub port: PortId,
+    pub route: Option<Route>,
+}
+
+/// The destination of what may be an IP packet behind an Ethernet header; nothing is checked yet.
+pub(super) fn destination(frame: &[u8]) -> Option<IpAddr> {
+    let ip = frame.get(ethernet::HEADER_LEN..)?;
+    match ip.first()? >> 4 {
+        4 => Some(IpAddr::from(*ip.get(16..)?.first_chunk::<4>()?)),
+        6 => Some(IpAddr::from(*ip.get(24..)?.first_chunk::<16>()?)),
+        _ => None,
+    }
 }
 
 impl<P: Port> Router<P> {
@@ -89,7 +100,11 @@ impl<P: Port> Router<P> {
         match self.fib.lookup(dst) {
             Some(Route::Local(_)) => self.local(now, port, packet, protocol),
             Some(Route::Broadcast(_)) => dropped(Stage::Ingress, DropReason::MartianDestination),
-            _ => Ok(Transit { packet, port }),
+            route => Ok(Transit {
+                packet,
+                port,
+                route,
+            }),
         }
     }
 

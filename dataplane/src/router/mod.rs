@@ -27,7 +27,7 @@ use std::time::Duration;
 use mef_crypto::{Gate, Responder};
 use mef_io::Port;
 use mef_packet::wire::ecn::Ecn;
-use mef_packet::{Bytes, Instant, Packet, PortId};
+use mef_packet::{Buffer, Bytes, Instant, Packet, PortId};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::line::Line;
 use mef_protocol::link::{DatagramStats, LinkConfig};
@@ -296,6 +296,10 @@ impl<P: Port> Router<P> {
             let mut inbox = core::mem::take(&mut self.inbox);
             if let Some(p) = self.ports.get_mut(i) {
                 busy |= p.port.rx(&mut inbox, BATCH) > 0;
+            }
+            if inbox.len() > 1 {
+                let bytes = inbox.iter().map(|p| p.buf.bytes());
+                self.fib.warm(bytes.filter_map(ingress::destination));
             }
             for mut packet in inbox.drain(..) {
                 packet.meta.port = PortId(u16::try_from(i).unwrap_or(u16::MAX));

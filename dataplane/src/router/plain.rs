@@ -81,6 +81,10 @@ impl<P: Port> Router<P> {
             mss::clamp(from.packet.buf.bytes_mut(), usize::from(least));
         }
         let gso = from.packet.meta.gso;
+        if line.is_none() && gso == Gso::None && from.packet.buf.len() <= usize::from(mtu) {
+            self.send_ip(now, port, next_hop, from.packet);
+            return Ok(());
+        }
         let size = match largest(&from.packet) {
             Ok(size) => size,
             Err(e) => return dropped(Stage::Carry, e),

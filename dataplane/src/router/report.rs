@@ -134,7 +134,7 @@ impl<P: Port> Router<P> {
                 line_down_bps: c.line.map(|l| l.down.bits_per_second()),
                 received_packets: s.rx_packets,
                 received_bytes: s.rx_bytes,
-                missed_packets: s.rx_missed,
+                missed_packets: s.rx_missed + s.rx_errors + s.rx_no_buffer,
                 sent_packets: s.tx_packets,
                 sent_bytes: s.tx_bytes,
                 refused_packets: s.tx_dropped,

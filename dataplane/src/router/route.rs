@@ -19,6 +19,8 @@ pub(super) struct Classified<B> {
     pub port: PortId,
     pub tuple: FlowTuple,
     pub treatment: Treatment,
+    /// As Ingress found it.
+    pub found: Option<Route>,
 }
 
 /// A packet that knows where it goes.
@@ -47,7 +49,11 @@ pub(super) fn tuple_of(bytes: &[u8]) -> Option<FlowTuple> {
 
 impl<P: Port> Router<P> {
     pub(super) fn classify(&mut self, transit: Transit<P::Buf>) -> Step<Classified<P::Buf>> {
-        let Transit { packet, port } = transit;
+        let Transit {
+            packet,
+            port,
+            route,
+        } = transit;
         let Some(tuple) = tuple_of(packet.buf.bytes()) else {
             return dropped(Stage::Classify, DropReason::Truncated);
         };
@@ -57,6 +63,7 @@ impl<P: Port> Router<P> {
             port,
             tuple,
             treatment,
+            found: route,
         })
     }
 
@@ -77,7 +84,7 @@ impl<P: Port> Router<P> {
             );
             return dropped(Stage::Route, DropReason::TtlExpired);
         }
-        let Some(route) = self.fib.lookup(from.tuple.destination) else {
+        let Some(route) = from.found else {
             self.complain(
                 now,
                 from.port,

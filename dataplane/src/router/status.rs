@@ -87,11 +87,14 @@ impl<P: Port> Router<P> {
         add("memory_used_bytes", self.memory().0);
         add("host_buffer_bytes", self.host_buffers().0);
         for (p, c) in self.ports.iter().zip(&self.config.ports) {
+            alarms.extend(p.port.alarms());
             let s = p.port.stats();
             for (what, n) in [
                 ("rx_packets", s.rx_packets),
                 ("rx_bytes", s.rx_bytes),
                 ("rx_missed", s.rx_missed),
+                ("rx_errors", s.rx_errors),
+                ("rx_no_buffer", s.rx_no_buffer),
                 ("tx_packets", s.tx_packets),
                 ("tx_bytes", s.tx_bytes),
                 ("tx_dropped", s.tx_dropped),

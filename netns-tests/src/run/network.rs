@@ -16,7 +16,7 @@ use super::emulator::Emulator;
 use super::router::MefRouter;
 use super::RunError;
 use crate::netns::{release_folder, scratch_folder, Namespaces};
-use crate::topology::{Family, Host, Side, Topology};
+use crate::topology::{Driver, Family, Host, Side, Topology};
 use crate::wan::Snapshot;
 
 /// Hosts may open windows that hold any path of the lab.
@@ -70,6 +70,9 @@ impl Network {
         for host in &topology.hosts {
             cable_host(&net, host)?;
             set_up_host(&net, host)?;
+            if build.mef && topology.router.driver == Driver::Dpdk {
+                segmented(&net, &host.name, "eth0")?;
+            }
         }
         let config = write_wan(&scratch.0, "wan", &topology.wan)?;
         let wan = Emulator::start(&net, "wan", ("a", "b"), &config, build.seed)?;

@@ -17,7 +17,7 @@ use super::process::Process;
 use super::RunError;
 use crate::netns::Namespaces;
 use crate::results;
-use crate::topology::{Load, Side, Topology};
+use crate::topology::{Driver, Load, Side, Topology};
 
 /// The underlay's UDP port on both sides.
 const LINK_PORT: u16 = 4800;
@@ -209,13 +209,15 @@ pub(crate) fn configuration(
         let addresses: Vec<String> = families.map(|&f| host.gateway_of(f).to_string()).collect();
         let _ = writeln!(
             text,
-            "\n[[port]]\nname = \"lan{n}\"\ninterface = \"lan{n}\"\naddresses = {addresses:?}",
+            "\n[[port]]\nname = \"lan{n}\"\n{}\naddresses = {addresses:?}",
+            device(settings.driver, host.number, &format!("lan{}", host.number)),
             n = host.number,
         );
     }
     let _ = writeln!(
         text,
-        "\n[[port]]\nname = \"wan\"\ninterface = \"wan\"\naddresses = [\"{}\"]\nlisten = {LINK_PORT}\n[port.line]",
+        "\n[[port]]\nname = \"wan\"\n{}\naddresses = [\"{}\"]\nlisten = {LINK_PORT}\n[port.line]",
+        device(settings.driver, 0, "wan"),
         side.wan_address(settings.family),
     );
     let _ = match settings.auto {
@@ -248,6 +250,16 @@ pub(crate) fn configuration(
     text
 }
 
+/// The keys of a port on `interface`; `number` is different for each port.
+fn device(driver: Driver, number: impl std::fmt::Display, interface: &str) -> String {
+    match driver {
+        Driver::AfPacket => format!("interface = \"{interface}\""),
+        Driver::Dpdk => {
+            format!("driver = \"dpdk\"\ndevice = \"net_af_packet{number},iface={interface}\"")
+        }
+    }
+}
+
 fn policy(topology: &Topology, load: &Load) -> String {
     let address = |i: usize| topology.hosts.get(i).map(|h| IpNet::from(h.address()));
     let (Some(from), Some(to)) = (address(load.from), address(load.to)) else {
@@ -273,6 +285,9 @@ mod tests {
 
     impl Host for Lab {
         fn interface_exists(&self, _: &str) -> bool {
+            true
+        }
+        fn has_dpdk(&self) -> bool {
             true
         }
         fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
@@ -305,6 +320,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn ports_on_dpdk_are_devices_on_the_same_interfaces() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies/clean-200ms.toml");
+        let set = ["driver='dpdk'".to_owned()];
+        let topology = read(&path, &set).unwrap().remove(0).topology;
+        let config = parse(&topology, Side::A);
+        let devices: Vec<&str> = config.ports.iter().map(|p| p.interface.as_str()).collect();
+        let wanted = ["net_af_packet1,iface=lan1", "net_af_packet0,iface=wan"];
+        assert_eq!(devices, wanted);
+        assert!(config
+            .ports
+            .iter()
+            .all(|p| p.driver == config::Driver::Dpdk));
     }
 
     #[test]

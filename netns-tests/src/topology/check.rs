@@ -174,6 +174,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             memory: file.router.memory.map(|m| m.0),
             more: file.router.more.clone().unwrap_or_default(),
             engine: file.router.engine.unwrap_or_default(),
+            driver: file.router.driver.unwrap_or_default(),
         },
         congestion: file.host.congestion.clone(),
         family: file.host.family,

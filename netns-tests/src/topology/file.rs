@@ -208,6 +208,7 @@ pub(super) struct Router {
     pub memory: Option<SizeText>,
     pub more: Option<String>,
     pub engine: Option<super::Engine>,
+    pub driver: Option<super::Driver>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -62,6 +62,18 @@ impl Engine {
     }
 }
 
+/// What the routers' ports stand on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Driver {
+    #[default]
+    AfPacket,
+    /// DPDK's `net_af_packet`, which sees no super-segments: the lab switches the offloads
+    /// of its hosts off. For correctness, not for speed.
+    Dpdk,
+}
+
 /// What a load does; `from` calls connect() in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -238,6 +250,7 @@ pub struct Router {
     /// Tables that the configurations of both routers have beside the usual ones.
     pub more: String,
     pub engine: Engine,
+    pub driver: Driver,
 }
 
 /// One entry of `[[load]]`.

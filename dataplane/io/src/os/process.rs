@@ -38,6 +38,22 @@ pub fn set_timer_slack_ns(ns: u32) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(ns.max(1))) })
 }
 
+/// The CPUs that the calling thread may run on, in rising order.
+///
+/// # Errors
+/// What the kernel says; none is known.
+pub fn thread_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: cpu_set_t is plain integers, for which all zeroes is valid.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most the size given; pid 0 is the calling thread.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) })?;
+    let in_set = |cpu: &usize| {
+        // SAFETY: reads one bit of `set`, which has CPU_SETSIZE of them.
+        unsafe { libc::CPU_ISSET(*cpu, &set) }
+    };
+    Ok((0..libc::CPU_SETSIZE as usize).filter(in_set).collect())
+}
+
 /// Has the kernel send `signal` to this process when its parent dies. "Parent"
 /// is the *thread* that created it: start such children from a thread that lives
 /// as long as they should.
@@ -88,6 +104,12 @@ mod tests {
             .join()
             .unwrap()
             .is_err());
+    }
+
+    #[test]
+    fn a_thread_may_run_somewhere() {
+        let cpus = thread_cpus().unwrap();
+        assert!(!cpus.is_empty() && cpus.is_sorted());
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! Opening the ports that a configuration names, by their driver, and how long a
+//! router may sleep when its ports cannot wake it.
+
+use std::time::Duration;
+
+use mef_io::{AfPacket, PortError};
+use mef_packet::Instant;
+
+use crate::config::{Config, Driver};
+
+/// The ports of a router, all of one kind, in the order of the configuration.
+pub enum Ports {
+    AfPacket(Vec<AfPacket>),
+    #[cfg(feature = "dpdk")]
+    Dpdk(Vec<mef_io::DpdkPort>),
+}
+
+/// Opens all ports; those of Linux interfaces in the calling thread's network namespace.
+///
+/// # Errors
+/// The port that cannot be opened and why; none is open then.
+pub fn open(config: &Config) -> Result<Ports, PortError> {
+    let driver = config.ports.first().map(|p| p.driver).unwrap_or_default();
+    match driver {
+        Driver::AfPacket => config
+            .ports
+            .iter()
+            .map(|p| AfPacket::open(&p.interface))
+            .collect::<Result<_, _>>()
+            .map(Ports::AfPacket),
+        #[cfg(feature = "dpdk")]
+        Driver::Dpdk => open_dpdk(config).map(Ports::Dpdk),
+        // The configuration was refused before.
+        #[cfg(not(feature = "dpdk"))]
+        Driver::Dpdk => Err(PortError::Device {
+            name: "dpdk".to_owned(),
+            what: "opening ports",
+            reason: "this program was built without DPDK".to_owned(),
+        }),
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn open_dpdk(config: &Config) -> Result<Vec<mef_io::DpdkPort>, PortError> {
+    let options = config
+        .ports
+        .iter()
+        .map(|p| {
+            let device = p.interface.parse();
+            let device = device.map_err(|e: mef_io::DeviceNameError| PortError::Device {
+                name: p.interface.clone(),
+                what: "expected",
+                reason: e.to_string(),
+            })?;
+            Ok(mef_io::DpdkOptions { device, mtu: p.mtu })
+        })
+        .collect::<Result<Vec<_>, PortError>>()?;
+    let ports = mef_io::DpdkPort::open_all(&options)?;
+    for (port, c) in ports.iter().zip(&config.ports) {
+        tracing::info!(port = c.name, device = c.interface, "opened with DPDK");
+        for note in port.notes() {
+            tracing::warn!(port = c.name, "{note}");
+        }
+    }
+    Ok(ports)
+}
+
+/// How long to sleep where ports have to be asked for packets, as those of DPDK: not at
+/// all while there is work, then in steps that grow, so that routers share a small
+/// machine. A step is shorter than a receive queue takes to fill at the rate that was
+/// seen before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    busy_at: Instant,
+}
+
+/// The first sleep, while packets may be a moment away: 1024 descriptors last 69 us at 14.9 million packets/s.
+const SHORT: Duration = Duration::from_micros(50);
+/// Without a packet for so long, nothing is in the middle of happening.
+const QUIET: Duration = Duration::from_millis(20);
+/// The longest sleep: an idle router answers within a millisecond.
+const LONG: Duration = Duration::from_micros(500);
+
+impl Backoff {
+    /// Nothing has happened before `now`.
+    pub fn new(now: Instant) -> Self {
+        Self { busy_at: now }
+    }
+
+    /// The longest time to sleep at `now`; `busy` if there was work since the last call.
+    pub fn limit(&mut self, now: Instant, busy: bool) -> Duration {
+        if busy {
+            self.busy_at = now;
+            return Duration::ZERO;
+        }
+        if now.since(self.busy_at) < QUIET {
+            SHORT
+        } else {
+            LONG
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleeps_grow_when_nothing_comes_and_end_with_work() {
+        let mut backoff = Backoff::new(Instant::ZERO);
+        let ms = Instant::from_millis;
+        assert_eq!(backoff.limit(ms(1), true), Duration::ZERO);
+        assert_eq!(backoff.limit(ms(2), false), SHORT);
+        assert_eq!(backoff.limit(ms(20), false), SHORT);
+        assert_eq!(backoff.limit(ms(21), false), LONG);
+        assert!(LONG <= Duration::from_millis(1));
+        assert_eq!(backoff.limit(ms(22), true), Duration::ZERO);
+        assert_eq!(backoff.limit(ms(23), false), SHORT);
+    }
+}
