@@ -448,8 +448,7 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("realtime = false", "realtme = false", 8,
      "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
-    ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `overhead`, `dscp`; correct its spelling or remove it"),
-    ("interface = \"eth0\"\n", "", 10, "port.interface: found nothing, expected this key, which has no default; add it"),
+    ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `target`, `overhead`, `dscp`; correct its spelling or remove it"),
     ("mtu = 1500", "mtu = \"1500\"", 15, "port.mtu: found string \"1500\", expected a whole number; change its value"),
     ("realtime = false", "realtime = \"no\"", 8, "router.realtime: found string \"no\", expected a boolean; change its value"),
     ("name = \"lan\"", "name = lan", 11, "TOML"),
@@ -468,7 +467,7 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     // Units and ranges.
     ("\"100Mbit/s\"", "\"100 Mbit/s\"", 23, "port.line.up: found \"100 Mbit/s\", expected a rate such as \"64kbit/s\", \"100Mbit/s\" or \"1.5Gbit/s\" (units: bit/s, kbit/s, Mbit/s, Gbit/s; no space); write it in one of these forms"),
     ("\"1.5Gbit/s\"", "\"1.5GB/s\"", 24, "port.line.down: found \"1.5GB/s\", expected a rate such as"),
-    ("\"100Mbit/s\"", "\"0Mbit/s\"", 23, "port.line.up: found \"0Mbit/s\", expected a rate from 1kbit/s to 1000Gbit/s; give what the line really carries"),
+    ("\"100Mbit/s\"", "\"0Mbit/s\"", 23, "port.line.up: found \"0Mbit/s\", expected a rate from 1kbit/s to 1000Gbit/s, or \"auto\"; give what the line really carries"),
     ("\"512MiB\"", "\"512MB\"", 4, "router.memory: found \"512MB\", expected a size such as \"512MiB\" or \"1GiB\" (units: B, KiB, MiB, GiB, TiB; no space); write it in one of these forms"),
     ("memory = \"512MiB\"", "host_buffer = \"63KiB\"", 4, "router.host_buffer: found \"63KiB\", expected 64KiB to 64MiB; choose twice what a host's access carries in its round trip, or leave it out for 4MiB"),
     ("memory = \"512MiB\"", "host_buffer = \"65MiB\"", 4, "router.host_buffer: found \"65MiB\", expected 64KiB to 64MiB; choose twice what a host's access carries in its round trip, or leave it out for 4MiB"),
