@@ -15,6 +15,8 @@ use super::plain::PlainPacket;
 use super::{Router, ETHERNET};
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
+use crate::flow_table::FlowKey;
+use crate::host_tcp;
 use crate::icmp::IcmpError;
 use crate::neighbour::{Event, Resolution};
 use crate::outer;
@@ -301,8 +303,18 @@ impl<P: Port> Router<P> {
             )
             .is_ok()
             && !self.icmp_into_flow(now, &out)
+            && !self.of_split_flow(&out)
         {
             self.send_own(now, &out);
         }
+    }
+
+    /// Whether an ICMP error is about a segment that we sent in another's name: of several that
+    /// waited, the first ended the flow, and the other host knows nothing of the rest.
+    fn of_split_flow(&self, icmp: &[u8]) -> bool {
+        host_tcp::icmp_flow(icmp).is_some_and(|(far, host)| {
+            let key = FlowKey { host, far };
+            self.flows.by_key(&key).is_some()
+        })
     }
 }
