@@ -62,7 +62,7 @@ pub fn wan_trace(data: &[u8]) {
         return;
     };
     if let Ok(trace) = Trace::parse(text) {
-        assert!(trace.mean_rate().0 > 0 || text.len() < 100);
+        let _ = trace.mean_rate();
         let n = trace.first_at_or_after(1_000_000);
         assert!(trace.time_of(n) >= 1_000_000);
         assert!(n == 0 || trace.time_of(n - 1) < 1_000_000);
