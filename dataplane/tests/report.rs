@@ -380,6 +380,13 @@ fn the_same_series_from_the_start_to_the_end_and_no_addresses_in_them() {
     let later = metrics(&w);
     assert_eq!(series(&first), series(&later));
     assert!(!later.contains("10.1.0.2") && !later.contains("10000"));
+    let explained = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/monitoring/README.md");
+    let explained = std::fs::read_to_string(explained).unwrap();
+    for family in later.lines().filter_map(|l| l.strip_prefix("# HELP ")) {
+        let (name, help) = family.split_once(' ').unwrap();
+        assert!(explained.contains(&format!("\n| `{name}` | ")), "{name}");
+        assert!(!help.starts_with("See the counter"), "{name} has no help");
+    }
     for (series, expected) in [
         ("mef_ready", 1.0),
         ("mef_link_up{link=\"other\"}", 1.0),

@@ -117,13 +117,14 @@ const PORTS: &[PortColumn] = {
 };
 
 /// Of the counters of the control socket, those that stand for the whole router
-/// and are no sum over ports or links; with their help.
-fn whole_router(name: &str) -> Option<(String, &'static str)> {
+/// and are no sum over ports or links; with their help. What ends in `_bytes` is no counter.
+fn whole_router(name: &str) -> Option<(String, Kind, &'static str)> {
     let summed = ["port_", "link_", "stream_", "line_"];
     if matches!(name, "memory_used_bytes" | "flows") || summed.iter().any(|p| name.starts_with(p)) {
         return None;
     }
     let help = match name {
+        "host_buffer_bytes" => "Memory in use for what passes between split flows and their hosts.",
         "flows_opened" => "Split flows opened.",
         "flows_refused" => "Split flows that the far host or its router refused.",
         "flows_reset" => "Split flows that a host or a router reset.",
@@ -141,7 +142,10 @@ fn whole_router(name: &str) -> Option<(String, &'static str)> {
         }
         _ => "See the counter of this name of the control socket.",
     };
-    Some((format!("mef_{name}_total"), help))
+    Some(match name.ends_with("_bytes") {
+        true => (format!("mef_{name}"), Kind::Gauge, help),
+        false => (format!("mef_{name}_total"), Kind::Counter, help),
+    })
 }
 
 /// The metrics of `sample` as text; `started` is when the process began.
@@ -167,8 +171,8 @@ pub fn render(sample: &Sample, started: SystemTime) -> String {
     t.family("mef_memory_limit_bytes", Kind::Gauge, help)
         .sample(&[], sample.memory_limit.0 as f64);
     for (name, &value) in &sample.status.counters {
-        if let Some((name, help)) = whole_router(name) {
-            t.family(&name, Kind::Counter, help).count(&[], value);
+        if let Some((name, kind, help)) = whole_router(name) {
+            t.family(&name, kind, help).count(&[], value);
         }
     }
     let split = sample.status.counters.get("flows").copied().unwrap_or(0);

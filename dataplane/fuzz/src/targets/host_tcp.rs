@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use mef_dataplane::host_tcp::{self, Endpoint, HostTcp, HostTcpConfig, Role, TimeWait};
-use mef_packet::wire::{ipv4, tcp};
+use mef_packet::wire::{ip, ipv4, tcp};
 use mef_packet::Instant;
 
 use super::input::Input;
@@ -30,10 +30,10 @@ pub fn segment(seq: u32, ack: u32, flags: u8, options: &[u8], payload: &[u8]) ->
     segment[tcp::HEADER_LEN + options.len()..].copy_from_slice(payload);
     header.emit(&mut segment, options).expect("room for it");
     tcp::fill_checksum(&mut segment, HOST, FAR).expect("a whole header");
-    ip(ipv4::PROTOCOL_TCP, &segment)
+    from_host(ipv4::PROTOCOL_TCP, &segment)
 }
 
-fn ip(protocol: u8, payload: &[u8]) -> Vec<u8> {
+fn from_host(protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; ipv4::HEADER_LEN + payload.len()];
     packet[ipv4::HEADER_LEN..].copy_from_slice(payload);
     ipv4::Header::new(HOST.into(), FAR.into(), protocol)
@@ -80,7 +80,7 @@ pub fn endpoint(data: &[u8]) {
         let mut said = None;
         match op % 16 {
             0..=6 => said = Some(a_segment(&mut input, op, &seen)),
-            7 => said = Some(ip(ipv4::PROTOCOL_TCP, input.bytes())),
+            7 => said = Some(from_host(ipv4::PROTOCOL_TCP, input.bytes())),
             8 => said = Some(input.bytes().to_vec()),
             9 => {
                 // An ICMP error about what the endpoint sent last.
@@ -90,7 +90,7 @@ pub fn endpoint(data: &[u8]) {
                     .bytes(&icmp)
                     .checksum();
                 icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-                said = Some(ip(ipv4::PROTOCOL_ICMP, &icmp));
+                said = Some(from_host(ipv4::PROTOCOL_ICMP, &icmp));
             }
             10 => now += Duration::from_millis(u64::from(input.u16())),
             11 => {
@@ -174,7 +174,7 @@ fn listen(now: Instant, host: &mut Endpoint, seen: &mut Seen) {
 
 /// That a packet is whole, from the far host to this one; the sequence number behind it, and what it acknowledges.
 fn check(packet: &[u8]) -> (Option<u32>, Option<u32>) {
-    let v = ipv4::View::parse(packet).expect("a whole IPv4 packet");
+    let v = ip::View::parse(packet).expect("a whole packet");
     let t = tcp::View::parse(v.payload()).expect("a whole segment");
     assert!(t.options().all(|o| o.is_ok()));
     let end = t.seq().wrapping_add(t.sequence_len());
@@ -186,7 +186,7 @@ fn check(packet: &[u8]) -> (Option<u32>, Option<u32>) {
 /// The flow that an ICMP error speaks of, and the answer to a segment of none.
 pub fn icmp_flow(data: &[u8]) {
     let _ = host_tcp::icmp_flow(data);
-    let _ = host_tcp::icmp_flow(&ip(ipv4::PROTOCOL_ICMP, data));
+    let _ = host_tcp::icmp_flow(&from_host(ipv4::PROTOCOL_ICMP, data));
     let _ = host_tcp::rst_for(data).map(|rst| check(&rst));
-    let _ = host_tcp::rst_for(&ip(ipv4::PROTOCOL_TCP, data)).map(|rst| check(&rst));
+    let _ = host_tcp::rst_for(&from_host(ipv4::PROTOCOL_TCP, data)).map(|rst| check(&rst));
 }

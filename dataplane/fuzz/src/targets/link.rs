@@ -7,7 +7,7 @@ use mef_packet::{BitRate, Instant};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::codec::{self, Ack, Builder, Frame, Hello, Received, Setup, SpanId};
 use mef_protocol::line::{Line, LinkEnd};
-use mef_protocol::link::{DatagramFlow, Event, Link, LinkConfig, Opening};
+use mef_protocol::link::{DatagramFlow, Event, Link, LinkConfig};
 
 use super::input::Input;
 
