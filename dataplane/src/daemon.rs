@@ -11,6 +11,7 @@ use mef_io::{os, Port};
 use crate::config::{self, Config, ConfigError};
 use crate::control::{ControlError, ControlServer};
 use crate::metrics::{MetricsError, MetricsServer};
+use crate::persist::Keeper;
 use crate::ports::{self, Backoff, Ports};
 use crate::report::{mailbox, Mailbox};
 use crate::router::{Router, RouterError, Seed};
@@ -59,10 +60,13 @@ fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
 /// Longest time that the router waits for packets: an operator's question wakes it, but not where
 /// it has as many ports as descriptors can be waited for.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// How often it is looked whether counters are to be kept.
+const KEEP: Duration = Duration::from_secs(1);
 /// Real-time priority of the pacing thread: below what administrators keep for watchdogs.
 const PRIORITY: u8 = 20;
 
-/// Runs the router of the configuration in `file` until SIGINT or SIGTERM.
+/// Runs the router of the configuration in `file` until SIGINT or SIGTERM, and then until its flows
+/// have ended or their time is over.
 ///
 /// # Errors
 /// See [`DaemonError`]; nothing was started then.
@@ -76,6 +80,9 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
     let ports = ports::open(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second one does not wait for flows.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .map_err(DaemonError::Signal)?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signal)?;
     }
     // Before this thread gets its priority, which theirs would inherit.
@@ -117,16 +124,20 @@ fn serve<P: Port>(
         tracing::warn!("timer slack stays at its default: {e}");
     }
     mef_protocol::repair::warm_up();
+    let (mut keeper, initiation_base) =
+        Keeper::start(config.state.as_deref(), os::realtime_nanos());
     let seed = Seed {
         entropy,
         boot_id,
-        initiation_base: os::realtime_nanos(),
+        initiation_base,
     };
     let name = config.name.clone();
     // Ports that cannot wake us are looked at again and again.
     let polled = ports.iter().any(|p| p.poll_fd().is_none());
     let mut backoff = Backoff::new(os::monotonic_now());
+    let drain = config.drain;
     let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
+    router.accepted_before(keeper.stored());
     let mut fds = router.poll_fds();
     let question = fds.len();
     // With too many ports to wait for questions as well, they are looked for at every turn.
@@ -136,11 +147,23 @@ fn serve<P: Port>(
     }
     let mut woken = false;
     tracing::info!(router = name, "running");
-    while !stop.load(Ordering::Relaxed) {
+    let mut keep_at = mef_packet::Instant::ZERO;
+    loop {
         let now = os::monotonic_now();
+        if stop.load(Ordering::Relaxed) {
+            router.drain(now, drain);
+            if router.is_drained(now) {
+                break;
+            }
+        }
         let busy = router.poll(now);
         let report = |query| router.report(now, os::process_cpu_time(), query);
         let asked = mailbox.answer(woken || !waits, report);
+        if now >= keep_at {
+            keep_at = now + KEEP;
+            let (own, peers) = router.initiation_counters(now);
+            keeper.used(own, peers);
+        }
         let wake = router.next_wake(now).min(now + LONGEST_WAIT);
         let after = os::monotonic_now();
         let mut wait = if busy || asked {

@@ -162,6 +162,10 @@ named_enum! {
         QueueStale = "flow.queue_stale",
         /// More flows than the router keeps.
         FlowTableFull = "flow.table_full",
+        /// More connections are being opened than the router waits for: the oldest of them gave way.
+        HalfOpenFull = "flow.half_open_full",
+        /// The router was told to stop and takes no new flows.
+        Draining = "flow.draining",
         /// The memory budget (`memory` in the configuration) is used up.
         Memory = "memory.exhausted",
         /// Marked "congestion experienced" on the line, but its transport would not see the mark (RFC 6040).

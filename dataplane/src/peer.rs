@@ -41,6 +41,8 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const SILENT_HANDSHAKE: Duration = Duration::from_secs(2);
 /// How long an unanswered crossing initiation of ours wins over the peer's.
 const CROSSING: Duration = Duration::from_secs(2);
+/// How often it is repeated before the peer's own counts.
+const CROSSING_ATTEMPTS: u32 = 3;
 /// A session is renewed at this age by the end that initiated it, and a little later by the other.
 const RENEW: Duration = Duration::from_secs(120);
 const RENEW_LATE: Duration = Duration::from_secs(135);
@@ -341,12 +343,16 @@ impl Peer {
         config: SessionConfig,
     ) -> Result<Option<Vec<u8>>, HandshakeError> {
         let crossing = self.initiator.is_some() && now.since(self.initiated_at) < CROSSING;
-        if crossing && self.we_win_crossing {
+        let wins = crossing && self.we_win_crossing;
+        // One that goes unanswered for long may be refused there: then the peer's own is answered too.
+        if wins && self.attempts <= CROSSING_ATTEMPTS {
             return Ok(None);
         }
         let (session, message) =
             responder.accept(initiation, fresh.index, fresh.entropy, config)?;
-        self.initiator = None;
+        if !wins {
+            self.initiator = None;
+        }
         self.next_attempt = self.next_attempt.max(now + RETRY_MIN);
         self.next = Some(Unconfirmed {
             session,

@@ -78,7 +78,11 @@ fn a_bulk_flow_crosses_renewals_at_its_rate() {
         least * 100 > mean * 97,
         "{least} of {mean} bytes in the worst second"
     );
-    assert_eq!(w.counter(0, "link_packets_lost"), 0);
+    // Acknowledgements that are late may make one look lost; none is.
+    assert_eq!(
+        w.counter(0, "link_packets_lost"),
+        w.counter(0, "link_packets_spurious")
+    );
 }
 
 #[test]
@@ -329,4 +333,111 @@ fn a_flood_of_initiations_leaves_a_handshake_its_way() {
     let read = w.count(1, Stage::Open, DropReason::HandshakeRefused);
     assert!(read <= 50 * 5 + 50, "{read} initiations cost X25519");
     assert!(asked > 0 && refused > 0, "{asked} {refused}");
+}
+
+#[test]
+fn a_clock_that_was_set_back_locks_out_only_who_keeps_no_counter() {
+    let mut w = World::up(Settings::default());
+    // Without a stored counter: the clock is an hour behind, peers refuse.
+    w.restart(0, Duration::from_secs(3600));
+    w.sides[1].inbox.clear();
+    w.run(Duration::from_secs(3));
+    assert!(w.count(1, Stage::Open, DropReason::HandshakeRefused) > 0);
+    // With one, it goes on above it.
+    let (own, _) = w.sides[0].router.initiation_counters(w.now);
+    assert!(own < w.now.as_nanos());
+    w.restart_with_base(0, w.now.as_nanos() + 600_000_000_000);
+    let time = w.run_until(Duration::from_secs(10), |w| w.is_up(0) && w.is_up(1));
+    assert!(time <= Duration::from_secs(1), "{time:?}");
+}
+
+#[test]
+fn a_recorded_initiation_is_refused_after_a_restart_that_knows_the_counter() {
+    let mut w = World::new(Settings {
+        endpoint_of_a: false,
+        ..Settings::default()
+    });
+    let recorded = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let sink = recorded.clone();
+    w.lose = Box::new(move |from, f| {
+        if from == 0 && f.get(42) == Some(&0x11) {
+            sink.borrow_mut().push(f[14..].to_vec());
+        }
+        false
+    });
+    w.run(Duration::from_secs(2));
+    let (_, accepted) = w.sides[1].router.initiation_counters(w.now);
+    assert_eq!(accepted.len(), 1);
+    w.restart(1, Duration::ZERO);
+    w.cut = true;
+    let counters = mef_dataplane::persist::Counters {
+        own: 0,
+        peers: accepted,
+    };
+    w.sides[1].router.accepted_before(&counters);
+    let before = w.counter(1, "handshakes");
+    for packet in recorded.borrow().clone() {
+        w.wan_receives(1, &packet);
+    }
+    w.run(ms(10));
+    assert!(w.count(1, Stage::Open, DropReason::HandshakeRefused) > 0);
+    assert_eq!(w.counter(1, "handshakes"), before);
+}
+
+#[test]
+fn a_router_that_is_told_to_stop_lets_flows_end_then_resets_them() {
+    let mut w = World::up(Settings::default());
+    let ends = w.connect(40_000, 80);
+    let stays = w.connect(40_001, 80);
+    w.run(ms(200));
+    let told = w.now;
+    w.sides[0].router.drain(w.now, Duration::from_secs(2));
+    // No new flow, from either side, and its host is told.
+    let late = w.connect(40_002, 80);
+    w.run(ms(50));
+    let heard = w.sides[0].inbox.iter().any(|p| p[9] == 1 && p[20] == 3);
+    assert!(heard && !w.client(late).state().established);
+    assert_eq!(w.count(0, Stage::Carry, DropReason::Draining), 1);
+    // A running one goes on, and ends in order.
+    w.client(ends).write(b"the rest");
+    w.client(ends).finish();
+    w.server(ends).finish();
+    w.run(Duration::from_secs(1));
+    assert_eq!(w.server(ends).readable(), 8);
+    w.server(ends).read(<[u8]>::len);
+    w.run(ms(300));
+    assert!(w.server(ends).state().over() && w.server(ends).state().end.is_none());
+    assert!(!w.sides[0].router.is_drained(w.now));
+    assert_eq!(w.client(stays).state().end, None);
+    w.run_until(Duration::from_secs(3), |w| {
+        w.sides[0].router.is_drained(w.now)
+    });
+    let time = w.now.since(told);
+    assert!(
+        (Duration::from_secs(2)..Duration::from_millis(2300)).contains(&time),
+        "{time:?}"
+    );
+    assert_eq!(w.client(stays).state().end, Some(End::ResetByPeer));
+    w.run(ms(100));
+    assert_eq!(w.server(stays).state().end, Some(End::ResetByPeer));
+    // With nothing running it is over at once.
+    let mut w = World::up(Settings::default());
+    w.sides[0].router.drain(w.now, Duration::from_secs(60));
+    assert!(w.sides[0].router.is_drained(w.now));
+}
+
+#[test]
+fn a_link_comes_up_although_its_first_packets_are_lost() {
+    for lossy in [0, 1] {
+        let mut w = World::new(Settings::default());
+        let until = w.now + ms(400);
+        let mut seen = 0;
+        w.lose = Box::new(move |from, f| {
+            seen += u32::from(from == lossy && f.get(42) == Some(&0x14));
+            from == lossy && f.get(42) == Some(&0x14) && seen <= 6
+        });
+        w.run(until.since(w.now));
+        let time = w.run_until(Duration::from_secs(10), |w| w.is_up(0) && w.is_up(1));
+        assert!(time <= Duration::from_secs(2), "{time:?}");
+    }
 }

@@ -14,6 +14,7 @@ mod validate;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mef_crypto::{EngineKind, PrivateKey, PublicKey};
@@ -22,7 +23,9 @@ pub use mef_protocol::auto::Target;
 
 pub use error::ConfigError;
 pub use policy::{Fallback, FlowTuple, Mode, Policy, Protocol, Treatment};
-pub use units::{format_bytes, format_measured, format_rate, parse_bytes, parse_rate, UnitError};
+pub use units::{
+    format_bytes, format_measured, format_rate, parse_bytes, parse_rate, parse_time, UnitError,
+};
 
 /// UDP port of links where the file names none.
 pub const DEFAULT_LISTEN: u16 = 4800;
@@ -52,6 +55,12 @@ pub struct Config {
     pub digest: [u8; 32],
     /// Pace at real-time priority where allowed.
     pub realtime: bool,
+    /// What becomes of TCP segments of connections that are not known.
+    pub adopt: Adopt,
+    /// How long running flows may go on after the router was told to stop.
+    pub drain: Duration,
+    /// Folder for what has to outlive a restart.
+    pub state: Option<PathBuf>,
     /// Indexed by [`PortId`].
     pub ports: Vec<Port>,
     /// Indexed by [`PeerId`].
@@ -59,6 +68,16 @@ pub struct Config {
     pub routes: Vec<StaticRoute>,
     /// In the order of the file: the first that matches wins.
     pub policies: Vec<Policy>,
+}
+
+/// What becomes of a TCP segment that belongs to no known connection and opens none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Adopt {
+    /// Its sender gets a RST.
+    #[default]
+    Reset,
+    /// It goes on as a datagram: a connection from before the router goes on without being split.
+    Forward,
 }
 
 /// When the host's SYN is answered.

@@ -39,6 +39,9 @@ pub(super) struct RawRouter {
     pub control: Option<Text>,
     pub metrics: Option<Text>,
     pub realtime: Option<bool>,
+    pub adopt: Option<Text>,
+    pub drain: Option<Text>,
+    pub state: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -446,7 +446,7 @@ fn a_policy_without_a_protocol_splits_tcp_only_and_ports_need_a_protocol_that_ha
 const BROKEN: &[(&str, &str, usize, &str)] = &[
     // What TOML and its types refuse.
     ("realtime = false", "realtme = false", 8,
-     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`; correct its spelling or remove it"),
+     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`, `adopt`, `drain`, `state`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
     ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `target`, `overhead`, `dscp`; correct its spelling or remove it"),
     ("mtu = 1500", "mtu = \"1500\"", 15, "port.mtu: found string \"1500\", expected a whole number; change its value"),

@@ -1,5 +1,7 @@
 //! Rates and sizes as people write them: a number and a unit, nothing between.
 
+use std::time::Duration;
+
 use mef_packet::{BitRate, Bytes};
 
 /// The text is no number with one of the accepted units.
@@ -9,6 +11,8 @@ pub enum UnitError {
     Rate,
     #[error("a size such as \"512MiB\" or \"1GiB\" (units: B, KiB, MiB, GiB, TiB; no space)")]
     Size,
+    #[error("a time such as \"500ms\", \"5s\" or \"2min\" (units: ms, s, min; no space)")]
+    Time,
 }
 
 const RATES: [(&str, u64); 4] = [
@@ -17,6 +21,7 @@ const RATES: [(&str, u64); 4] = [
     ("kbit/s", 1_000),
     ("bit/s", 1),
 ];
+const TIMES: [(&str, u64); 3] = [("min", 60_000), ("ms", 1), ("s", 1000)];
 const SIZES: [(&str, u64); 5] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -33,6 +38,13 @@ pub fn parse_rate(text: &str) -> Result<BitRate, UnitError> {
 /// Reads a size such as `512MiB`; case matters.
 pub fn parse_bytes(text: &str) -> Result<Bytes, UnitError> {
     parse(text, &SIZES).map(Bytes).ok_or(UnitError::Size)
+}
+
+/// Reads a time such as `5s`; the least that counts is a millisecond.
+pub fn parse_time(text: &str) -> Result<Duration, UnitError> {
+    parse(text, &TIMES)
+        .map(Duration::from_millis)
+        .ok_or(UnitError::Time)
 }
 
 /// The rate in the largest unit in which it is a whole number.
@@ -113,6 +125,12 @@ mod tests {
         assert_eq!(parse_bytes("1GiB"), Ok(Bytes(1 << 30)));
         assert_eq!(parse_bytes("512MiB"), Ok(Bytes(512 << 20)));
         assert_eq!(parse_bytes("0.5KiB"), Ok(Bytes(512)));
+        for (text, ms) in [("0s", 0), ("250ms", 250), ("1.5s", 1500), ("2min", 120_000)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["5", "s", "0.5ms", "-1s", "1 s", "5S", "1h"] {
+            assert_eq!(parse_time(text), Err(UnitError::Time), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod devices;
 mod fields;
+mod lifecycle;
 mod links;
 mod policy;
 
@@ -42,6 +43,7 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
     let mut v = Validator::new(source, host);
     let router = raw.router.get_ref();
     let settings = v.router(router)?;
+    let lifecycle = v.lifecycle(router)?;
     v.ports(&raw.port)?;
     v.peers(&raw.peer)?;
     let routes = v.routes(&raw.route)?;
@@ -91,6 +93,9 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
         metrics: settings.metrics,
         digest: Sha256::digest(source.text).into(),
         realtime: router.realtime.unwrap_or(true),
+        adopt: lifecycle.adopt,
+        drain: lifecycle.drain,
+        state: lifecycle.state,
         ports: v.ports,
         peers: v.peers,
         routes,

@@ -6,8 +6,10 @@
 //!
 //! The journey of a packet is in `pipeline.rs`; each stage has a file.
 
+mod admission;
 mod carry;
 mod datagram;
+mod drain;
 mod ingress;
 mod manner;
 mod mss;
@@ -27,7 +29,7 @@ use std::time::Duration;
 use mef_crypto::{Gate, Responder};
 use mef_io::Port;
 use mef_packet::wire::ecn::Ecn;
-use mef_packet::{Buffer, Bytes, Instant, Packet, PortId};
+use mef_packet::{BitRate, Buffer, Bytes, Instant, Packet, PortId};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::line::Line;
 use mef_protocol::link::{DatagramStats, LinkConfig};
@@ -36,6 +38,7 @@ use crate::config::{self, Config, PeerId, StaticRoute, Via};
 use crate::drops::Counters;
 use crate::fib::Fib;
 use crate::flow_table::FlowTable;
+use crate::half_open::HalfOpen;
 use crate::host_tcp::HostTcp;
 use crate::icmp::Icmp;
 use crate::neighbour::{Interface, Neighbours};
@@ -44,12 +47,16 @@ use crate::peer::Peer;
 use crate::rate::RateLimit;
 use crate::stats::Histogram;
 
+use drain::Drain;
+
 /// Packets taken from a port at a time.
 pub const BATCH: usize = 64;
 const ETHERNET: u16 = 14;
 /// What leaves a line is sent in slices of at least this, so that pacing does not cost a wake-up per packet.
 const PACE: Duration = Duration::from_micros(250);
 
+/// Answers to segments of unknown connections, at most: after a restart every host hears within a second.
+const RESETS_PER_SECOND: u32 = 10_000;
 /// Answers to packets of unknown sessions, at most.
 const HINTS_PER_SECOND: u32 = 20;
 
@@ -121,6 +128,11 @@ pub struct Router<P: Port> {
     gate: Gate,
     /// What is said to those whose session is not known.
     hints: RateLimit,
+    /// What is said to segments of connections that are not known.
+    resets: RateLimit,
+    half_open: HalfOpen,
+    /// When the router was told to stop.
+    draining: Option<Drain>,
     pool: ChunkPool,
     flows: FlowTable,
     dirty: Vec<usize>,
@@ -251,11 +263,16 @@ impl<P: Port> Router<P> {
             .copied()
             .collect();
         let plain_fib = Fib::new(&config.ports, &[], &in_the_clear);
+        let fastest = lines.iter().map(|l| l.line.capacity()).max();
+        let fastest = fastest.unwrap_or(BitRate(0));
         let mut router = Self {
             pool: ChunkPool::new(config.memory.0),
             gate: Gate::new(now, (seed.entropy)()),
             hints: RateLimit::new(now, HINTS_PER_SECOND, HINTS_PER_SECOND),
             counters: Counters::new(config.ports.len(), config.peers.len()),
+            resets: RateLimit::new(now, RESETS_PER_SECOND, RESETS_PER_SECOND),
+            half_open: HalfOpen::new(now, fastest),
+            draining: None,
             config,
             seed,
             started: now,
@@ -336,6 +353,8 @@ impl<P: Port> Router<P> {
                 p.link.handle_timeout(now, &mut self.pool);
             }
         }
+        self.drain_timers(now);
+        self.open_waiting(now);
         while let Some(index) = self.flows.pop_due(now) {
             self.mark(index);
         }
@@ -355,6 +374,8 @@ impl<P: Port> Router<P> {
             at = at.min(ready.max(l.last_sent + PACE));
         }
         at = at.min(self.session_due(now));
+        at = at.min(self.half_open.due(now).unwrap_or(at));
+        at = at.min(self.drain_due().unwrap_or(at));
         at = at.min(self.neighbours.poll_timeout().unwrap_or(at));
         at = at.min(self.flows.next_timer().unwrap_or(at));
         if !self.blocked.is_empty() {

@@ -1,6 +1,7 @@
 //! The router's part of sessions with its peers: handshake messages in and
 //! out, what is said to somebody with a session that is gone, challenges.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::config::PeerId;
 use crate::drops::{DropReason, Stage};
 use crate::outer;
 use crate::peer::Fresh;
+use crate::persist::Counters;
 
 impl<P: Port> Router<P> {
     pub(super) fn fresh(&mut self, now: Instant) -> Fresh {
@@ -32,10 +34,33 @@ impl<P: Port> Router<P> {
         }
         Fresh {
             index,
-            counter: self.seed.initiation_base + now.since(self.started).as_nanos() as u64,
+            counter: self.initiation_counter(now),
             boot_id: self.seed.boot_id,
             entropy: (self.seed.entropy)(),
         }
+    }
+
+    /// What was accepted from the peers before this start is not accepted again.
+    pub fn accepted_before(&mut self, counters: &Counters) {
+        for p in &self.config.peers {
+            self.responder
+                .allow(p.public_key, counters.of(&p.public_key));
+        }
+    }
+
+    /// The counter that an initiation would have now, and the last ones accepted from the peers.
+    pub fn initiation_counters(&self, now: Instant) -> (u64, BTreeMap<String, u64>) {
+        let accepted = self.config.peers.iter().filter_map(|p| {
+            let last = self.responder.last_counter(&p.public_key)?;
+            Some((p.public_key.to_string(), last))
+        });
+        (self.initiation_counter(now), accepted.collect())
+    }
+
+    fn initiation_counter(&self, now: Instant) -> u64 {
+        self.seed
+            .initiation_base
+            .saturating_add(now.since(self.started).as_nanos() as u64)
     }
 
     pub(super) fn session_config(&self, line: usize) -> SessionConfig {

@@ -27,6 +27,7 @@ use crate::config::{OpenMode, PeerId};
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
 use crate::flow_table::{FlowKey, SplitFlow};
+use crate::half_open::HeldSyn;
 use crate::host_tcp::{self, End, Endpoint, HostTcp, HostTcpConfig, Role};
 use crate::icmp::IcmpError;
 
@@ -120,51 +121,35 @@ impl<P: Port> Router<P> {
             self.flows.forget_time_wait(&key);
         }
         if !syn {
-            if let Some(rst) = host_tcp::rst_for(bytes) {
-                self.send_segment(now, &rst, 0);
-            }
-            return dropped(Stage::Carry, DropReason::UnknownFlow);
+            self.half_open.take(&key);
+            return match self.stray_segment(now, bytes)? {
+                true => self.carry_datagram(now, peer, from),
+                false => Ok(()),
+            };
         }
-        let early = from.treatment.open == OpenMode::Early;
         let dscp = ecn::traffic_class(bytes).unwrap_or(0) >> 2;
         let setup = Setup {
             source: key.host,
             destination: key.far,
             weight: from.treatment.weight as f32,
-            early,
+            early: from.treatment.open == OpenMode::Early,
             mss,
             class: from.treatment.class,
             dscp,
         };
-        let Some(number) = self.peer_mut(peer).and_then(|p| p.link.open(now, setup)) else {
-            self.complain(now, from.port, bytes, IcmpError::HostUnreachable);
-            return dropped(Stage::Carry, DropReason::NoSession);
-        };
-        self.stats.flows_opened += 1;
-        let index = self.flows.insert(SplitFlow {
-            key,
-            peer,
-            number,
-            port: from.port,
-            host: None,
-            syn: Some(bytes.to_vec()),
-            syns: 1,
-            dscp,
-            accepted: true,
-            host_closed: false,
-            link_closed: false,
-            reset_at: None,
-            dirty: false,
-            timer: None,
-        });
-        if early {
-            self.answer_host(now, index);
-        }
-        Ok(())
+        self.admit_syn(
+            now,
+            HeldSyn {
+                peer,
+                port: from.port,
+                setup,
+                packet: bytes.into(),
+            },
+        )
     }
 
     /// Lets the host's SYN, held until now, open its connection.
-    fn answer_host(&mut self, now: Instant, index: usize) {
+    pub(super) fn answer_host(&mut self, now: Instant, index: usize) {
         let Some((key, port)) = self.flows.get(index).map(|f| (f.key, f.port)) else {
             return;
         };
@@ -247,6 +232,8 @@ impl<P: Port> Router<P> {
     fn open_towards_host(&mut self, now: Instant, peer: PeerId, number: u32, setup: Setup) {
         let refused = if !self.fib.source_allowed(peer, setup.source.ip()) {
             Some((DropReason::SourceNotAllowed, refusal::PROHIBITED))
+        } else if self.draining.is_some() {
+            Some((DropReason::Draining, refusal::UNREACHABLE))
         } else {
             match self.fib.lookup(setup.destination.ip()) {
                 Some(Route::Connected { .. } | Route::Via { .. }) => None,
@@ -308,7 +295,7 @@ impl<P: Port> Router<P> {
         }
     }
 
-    fn with_link<T>(
+    pub(super) fn with_link<T>(
         &mut self,
         peer: PeerId,
         f: impl FnOnce(&mut mef_protocol::link::Link, &mut mef_protocol::chunks::ChunkPool) -> T,
@@ -490,7 +477,7 @@ impl<P: Port> Router<P> {
     }
 
     /// Sends everything that the flow's host endpoint has for the host.
-    fn drain_host(&mut self, now: Instant, index: usize) {
+    pub(super) fn drain_host(&mut self, now: Instant, index: usize) {
         let mut out = core::mem::take(&mut self.scratch);
         let dscp = self.flows.get(index).map_or(0, |f| f.dscp);
         while let Some(meta) = self
@@ -564,7 +551,7 @@ impl<P: Port> Router<P> {
     }
 
     /// The far end is gone: the host gets a reset.
-    fn reset_host(&mut self, now: Instant, index: usize) {
+    pub(super) fn reset_host(&mut self, now: Instant, index: usize) {
         self.stats.flows_reset += 1;
         if let Some(host) = self.flows.get_mut(index).and_then(|f| f.host.as_mut()) {
             host.abort();

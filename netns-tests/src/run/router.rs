@@ -196,7 +196,7 @@ pub(crate) fn configuration(
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "[router]\nname = \"site-{letter}\"\nprivate_key = \"{letter}.key\"\nengine = \"{}\"\nopen = \"{}\"\ncontrol = {:?}\nmetrics = \"127.0.0.1:9464\"",
+        "[router]\nname = \"site-{letter}\"\nprivate_key = \"{letter}.key\"\nengine = \"{}\"\nopen = \"{}\"\ncontrol = {:?}\nmetrics = \"127.0.0.1:9464\"\ndrain = \"0s\"",
         settings.engine.name(),
         settings.open.name(),
         control.display().to_string(),

@@ -63,7 +63,7 @@ impl Link {
         self.answers.clear();
         for delay in [0, 20, 100] {
             self.control
-                .push_back((now + Duration::from_millis(delay), Control::Hello));
+                .at(now + Duration::from_millis(delay), Control::Hello);
         }
     }
 

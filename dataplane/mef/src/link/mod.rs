@@ -24,6 +24,7 @@
 //! ```
 
 mod auto;
+mod control;
 mod datagram;
 mod input;
 mod output;
@@ -49,6 +50,7 @@ use crate::recv_stream::{RecvStream, StreamError};
 use crate::rtt::Rtt;
 use crate::send_stream::{End, SendStream};
 use crate::sent::{Fate, SentLedger};
+use control::ControlQueue;
 
 pub use datagram::{DatagramFlow, DatagramStats, MAX_DATAGRAM};
 use datagram::{Outgoing, Reassembly};
@@ -199,7 +201,7 @@ impl Flow {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Control {
     Hello,
     Setup(u32),
@@ -244,7 +246,7 @@ pub struct Link {
     guard: CapacityGuard,
     /// In the guard's place where nobody knows the capacity.
     estimate: Option<auto::Estimate>,
-    control: VecDeque<(Instant, Control)>,
+    control: ControlQueue,
     events: VecDeque<Event>,
     activated: Vec<(SendKey, u32)>,
     datagrams: FlowQueues<Vec<u8>>,
@@ -311,7 +313,7 @@ impl Link {
             pmtu: PathMtu::new(),
             guard: CapacityGuard::new(config.line_up),
             estimate: None,
-            control: VecDeque::new(),
+            control: ControlQueue::default(),
             events: VecDeque::new(),
             activated: Vec::new(),
             datagrams: FlowQueues::default(),
@@ -602,7 +604,7 @@ impl Link {
             _ => f.recv.read_offset(),
         };
         if f.recv.credit_due() {
-            self.queue_control(Instant::ZERO, Control::Window(flow));
+            self.queue_control(Control::Window(flow));
         }
         self.count_consumed(flow, total);
     }
@@ -615,7 +617,7 @@ impl Link {
         }
         let credit = self.config.link_credit;
         if self.consumed.saturating_add(credit) > self.announced.saturating_add(credit / 8) {
-            self.queue_control(Instant::ZERO, Control::Window(0));
+            self.queue_control(Control::Window(0));
         }
     }
 
@@ -633,7 +635,7 @@ impl Link {
         f.recv.free(pool, now, keep);
         let total = f.recv.read_offset();
         if f.recv.credit_due() {
-            self.queue_control(Instant::ZERO, Control::Window(flow));
+            self.queue_control(Control::Window(flow));
         }
         self.count_consumed(flow, total);
         self.reap(pool, flow);
@@ -669,16 +671,17 @@ impl Link {
         }
     }
 
-    fn queue_control(&mut self, at: Instant, what: Control) {
-        if !self.control.iter().any(|(t, c)| *c == what && *t <= at) {
-            self.control.push_back((at, what));
-        }
+    fn queue_control(&mut self, what: Control) {
+        self.control.now(what);
     }
     /// Sends now and once more a moment later, so that one loss does not cost a round trip.
     fn control_twice(&mut self, now: Instant, what: Control) {
-        self.queue_control(Instant::ZERO, what);
-        self.control
-            .push_back((now + Duration::from_millis(3), what));
+        self.control.now(what);
+        self.control.at(now + Duration::from_millis(3), what);
+    }
+    /// Something waits to be said, beside acknowledgements.
+    pub fn has_control(&self) -> bool {
+        !self.control.is_empty()
     }
     fn tell(&mut self, flow: u32) {
         if let Some(f) = self.flows.get_mut(&flow) {

@@ -80,17 +80,14 @@ impl Link {
             carried.push(Carried::Nothing);
             self.answers.pop_front();
         }
-        let mut i = 0;
+        self.control.ripen(now);
         while !self.silent && !carried.is_full() {
-            let Some(&(at, what)) = self.control.get(i) else {
+            // A peer that does not know yet who speaks takes nothing but HELLO.
+            let Some(what) = self.control.first(!self.probing) else {
                 break;
             };
-            if at > now || (what != Control::Hello && !self.probing) {
-                i += 1;
-                continue;
-            }
             let Some((frame, c)) = self.control_frame(what) else {
-                self.control.remove(i);
+                self.control.done(what);
                 continue;
             };
             if !b.push(&frame) {
@@ -102,7 +99,7 @@ impl Link {
                 }
             }
             carried.push(c);
-            self.control.remove(i);
+            self.control.done(what);
         }
         if self.next_ping() <= now
             && !carried.is_full()
@@ -425,11 +422,7 @@ impl Link {
         }
         at = at.min(self.guard.next_at());
         at = at.min(self.steer_at());
-        for (t, what) in &self.control {
-            if self.probing || *what == Control::Hello {
-                at = at.min(*t);
-            }
-        }
+        at = at.min(self.control.due(!self.probing));
         let gap: Duration = self.span_gap();
         for id in &self.quiet {
             if let Some(t) = self.flows.get(id).and_then(|f| f.send.span_due(gap)) {

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use mef_packet::Instant;
 
-use super::{Event, Link, Packed};
+use super::{Control, Event, Link, Packed};
 use crate::codec::{Builder, Frame};
 use crate::sent::{Carried, MAX_CARRIED};
 
@@ -23,6 +23,8 @@ impl Link {
         self.in_session = true;
         // The responder goes on with the old session until a packet of the new one comes.
         self.ping_now = true;
+        // A peer that was started anew may have missed what was said in a session it never used.
+        self.control.now(Control::Hello);
         if self.silent {
             // The handshake is an answer: the path carries packets both ways.
             self.silent = false;

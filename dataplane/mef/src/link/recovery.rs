@@ -194,11 +194,9 @@ impl Link {
                 Carried::Fin { flow } | Carried::Reset { flow, .. } => {
                     self.again(flow, Control::End(flow), |f| !f.send.is_end_acked());
                 }
-                Carried::Window { flow: 0 } => {
-                    self.queue_control(Instant::ZERO, Control::Window(0))
-                }
+                Carried::Window { flow: 0 } => self.queue_control(Control::Window(0)),
                 Carried::Window { flow } => self.again(flow, Control::Window(flow), |_| true),
-                Carried::Hello => self.queue_control(Instant::ZERO, Control::Hello),
+                Carried::Hello => self.queue_control(Control::Hello),
                 Carried::Probe { size } => self.pmtu.on_probe_lost(now, size),
                 Carried::Nothing | Carried::Ping | Carried::Datagram => {}
             }
@@ -207,7 +205,7 @@ impl Link {
 
     pub(super) fn again(&mut self, flow: u32, what: Control, still: impl Fn(&super::Flow) -> bool) {
         if self.flows.get(&flow).is_some_and(still) {
-            self.queue_control(Instant::ZERO, what);
+            self.queue_control(what);
         }
     }
 

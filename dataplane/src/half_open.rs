@@ -1,0 +1,287 @@
+//! Connections that hosts have asked for and that are not open yet. A SYN costs
+//! its sender nothing, so it may cost the router, the link and the far site only
+//! little (RFC 4987): what the link carries of openings has a rate, and SYNs
+//! beyond it wait here as small records, in a fair order of their sources.
+//!
+//! ```text
+//!  SYN ─▶ nothing waits and the rate allows ─────────────────────▶ open: SETUP
+//!         else: waits, one record a connection, by source address
+//!                 └─ each source in turn, oldest first, as the rate allows ─▶ open
+//!                 └─ WAIT later, or oldest of too many: forgotten, its host asks again
+//!  open, not answered ─▶ oldest of too many: closed, its host asks again
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mef_packet::{BitRate, Instant, PortId};
+use mef_protocol::codec::Setup;
+
+use crate::config::PeerId;
+use crate::flow_table::FlowKey;
+use crate::rate::RateLimit;
+
+/// What a connection's opening costs the link, bytes: SETUP twice, and its end twice.
+const OPENING: f64 = 200.0;
+/// Share of a line that openings may take.
+const SHARE: f64 = 0.01;
+/// Openings a second that the slowest line carries, and how many at once.
+const LEAST: u32 = 20;
+const BURST: u32 = 256;
+/// Most SYNs that wait; some 300 bytes each.
+pub const MAX_WAITING: usize = 16_384;
+/// A host asks again after 1, 3 and 7 s (RFC 6298): what waited for longer is stale.
+const WAIT: Duration = Duration::from_secs(5);
+/// Most connections that were asked for over the links and not answered yet.
+pub const MAX_HALF_OPEN: usize = 4096;
+
+/// A SYN that waits for its turn.
+#[derive(Clone, Debug)]
+pub struct HeldSyn {
+    pub peer: PeerId,
+    pub port: PortId,
+    pub setup: Setup,
+    /// The packet as it came.
+    pub packet: Box<[u8]>,
+}
+
+impl HeldSyn {
+    pub fn key(&self) -> FlowKey {
+        FlowKey {
+            host: self.setup.source,
+            far: self.setup.destination,
+        }
+    }
+}
+
+/// What becomes of a SYN.
+#[derive(Debug)]
+pub enum Admitted {
+    /// Its connection may be opened now.
+    Open(Box<HeldSyn>),
+    /// It waits, or waited already.
+    Held,
+    /// It waits, and another that came long ago is forgotten for it.
+    InPlaceOf,
+}
+
+/// The SYNs that wait, and how many may be let go when.
+#[derive(Debug)]
+pub struct HalfOpen {
+    rate: RateLimit,
+    held: HashMap<FlowKey, (Instant, Box<HeldSyn>)>,
+    /// By source, oldest first. Entries of connections that were taken out meanwhile are skipped.
+    queues: HashMap<IpAddr, VecDeque<(Instant, FlowKey)>>,
+    /// Sources in the order of their turns.
+    turns: VecDeque<IpAddr>,
+    /// All, oldest first.
+    order: VecDeque<(Instant, FlowKey)>,
+    /// Connections that were opened, oldest first; some of them are answered by now.
+    opened: VecDeque<(PeerId, u32)>,
+}
+
+impl HalfOpen {
+    /// For links over lines of which the fastest carries `line`.
+    pub fn new(now: Instant, line: BitRate) -> Self {
+        let per_second = (line.bytes_per_second() * SHARE / OPENING) as u32;
+        Self {
+            rate: RateLimit::new(now, per_second.max(LEAST), BURST),
+            held: HashMap::new(),
+            queues: HashMap::new(),
+            turns: VecDeque::new(),
+            order: VecDeque::new(),
+            opened: VecDeque::new(),
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes a host's SYN.
+    pub fn admit(&mut self, now: Instant, syn: HeldSyn) -> Admitted {
+        let key = syn.key();
+        if self.held.contains_key(&key) {
+            return Admitted::Held;
+        }
+        if self.held.is_empty() && self.rate.take(now) {
+            return Admitted::Open(Box::new(syn));
+        }
+        let full = self.held.len() >= MAX_WAITING && self.forget_oldest();
+        let source = key.host.ip();
+        let queue = self.queues.entry(source).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(source);
+        }
+        queue.push_back((now, key));
+        self.order.push_back((now, key));
+        self.held.insert(key, (now, Box::new(syn)));
+        if full {
+            Admitted::InPlaceOf
+        } else {
+            Admitted::Held
+        }
+    }
+
+    /// The next connection that may be opened now.
+    pub fn next(&mut self, now: Instant) -> Option<Box<HeldSyn>> {
+        while self
+            .order
+            .front()
+            .is_some_and(|(at, _)| now.since(*at) >= WAIT)
+        {
+            self.forget_oldest();
+        }
+        while let Some(source) = self.turns.front().copied() {
+            let entry = self.queues.get_mut(&source).and_then(VecDeque::pop_front);
+            let Some((at, key)) = entry else {
+                self.turns.pop_front();
+                self.queues.remove(&source);
+                continue;
+            };
+            if self.held.get(&key).is_none_or(|h| h.0 != at) {
+                continue;
+            }
+            if !self.rate.take(now) {
+                if let Some(q) = self.queues.get_mut(&source) {
+                    q.push_front((at, key));
+                }
+                return None;
+            }
+            self.turns.rotate_left(1);
+            return self.held.remove(&key).map(|(_, syn)| syn);
+        }
+        None
+    }
+
+    /// When [`next`](Self::next) may have something.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        (!self.held.is_empty()).then(|| now + Duration::from_millis(2))
+    }
+
+    /// Takes out a SYN that waits: its host gave up, or its connection goes another way.
+    pub fn take(&mut self, key: &FlowKey) -> Option<Box<HeldSyn>> {
+        self.held.remove(key).map(|(_, syn)| syn)
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        while let Some((at, key)) = self.order.pop_front() {
+            if self.held.get(&key).is_some_and(|h| h.0 == at) {
+                self.held.remove(&key);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A connection was opened; returns those that have to be closed for it. `waits` says
+    /// whether one is still not answered.
+    pub fn opened(
+        &mut self,
+        flow: (PeerId, u32),
+        mut waits: impl FnMut((PeerId, u32)) -> bool,
+    ) -> Vec<(PeerId, u32)> {
+        self.opened.push_back(flow);
+        if self.opened.len() < 2 * MAX_HALF_OPEN {
+            return Vec::new();
+        }
+        self.opened.retain(|f| waits(*f));
+        let excess = self.opened.len().saturating_sub(MAX_HALF_OPEN);
+        self.opened.drain(..excess).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn syn(source: u8, port: u16) -> HeldSyn {
+        HeldSyn {
+            peer: PeerId(0),
+            port: PortId(0),
+            setup: Setup {
+                source: SocketAddr::from(([10, 1, 0, source], port)),
+                destination: SocketAddr::from(([10, 2, 0, 2], 80)),
+                weight: 1.0,
+                early: false,
+                mss: 1460,
+                class: Default::default(),
+                dscp: 0,
+            },
+            packet: vec![0; 60].into(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_small() {
+        let heap = core::mem::size_of::<HeldSyn>() + 60;
+        let tables = core::mem::size_of::<(FlowKey, (Instant, Box<HeldSyn>))>()
+            + 2 * core::mem::size_of::<(Instant, FlowKey)>();
+        assert!(heap + tables <= 512, "{heap} + {tables} bytes");
+    }
+
+    #[test]
+    fn sources_take_turns_within_the_rate() {
+        let mut now = Instant::from_millis(1000);
+        let mut h = HalfOpen::new(now, BitRate(100_000_000));
+        let mut open = 0;
+        for port in 1..=10_000 {
+            open += u32::from(matches!(h.admit(now, syn(2, port)), Admitted::Open(_)));
+        }
+        assert_eq!(open, BURST);
+        assert_eq!(h.waiting(), 10_000 - BURST as usize);
+        // Another host's SYN is the second to go.
+        assert!(matches!(h.admit(now, syn(3, 1)), Admitted::Held));
+        assert!(matches!(h.admit(now, syn(3, 1)), Admitted::Held));
+        let mut gone = Vec::new();
+        while now < Instant::from_millis(2000) {
+            now += Duration::from_millis(1);
+            while let Some(s) = h.next(now) {
+                gone.push(s.setup.source);
+            }
+        }
+        assert!(gone
+            .iter()
+            .take(2)
+            .any(|s| *s == SocketAddr::from(([10, 1, 0, 3], 1))));
+        assert!((620..=630).contains(&gone.len()), "{} a second", gone.len());
+        // What waited for too long is forgotten.
+        now += WAIT;
+        assert!(h.next(now).is_none());
+        assert_eq!(h.waiting(), 0);
+    }
+
+    #[test]
+    fn the_oldest_give_way_and_nothing_is_left_behind() {
+        let now = Instant::from_millis(1000);
+        let mut h = HalfOpen::new(now, BitRate(1_000));
+        let mut given_way = 0;
+        for source in 0..40 {
+            for port in 1..=1000 {
+                given_way += usize::from(matches!(
+                    h.admit(now, syn(source, port)),
+                    Admitted::InPlaceOf
+                ));
+            }
+        }
+        assert_eq!(h.waiting(), MAX_WAITING);
+        assert_eq!(given_way, 40_000 - BURST as usize - MAX_WAITING);
+        assert!(h.take(&syn(39, 1000).key()).is_some());
+        assert!(h.take(&syn(0, 1).key()).is_none());
+    }
+
+    #[test]
+    fn unanswered_ones_beyond_the_limit_are_closed_oldest_first() {
+        let now = Instant::from_millis(1000);
+        let mut h = HalfOpen::new(now, BitRate(1_000));
+        let mut closed = Vec::new();
+        for n in 0..3 * MAX_HALF_OPEN as u32 {
+            closed.extend(h.opened((PeerId(0), n), |f| f.1 % 2 == 0));
+        }
+        assert!(closed.windows(2).all(|w| w[0].1 < w[1].1));
+        assert!(closed.iter().all(|f| f.1 % 2 == 0));
+        assert!(h.opened.len() < 2 * MAX_HALF_OPEN);
+    }
+}
