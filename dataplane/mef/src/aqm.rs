@@ -82,8 +82,11 @@ impl Limits {
             .min(room.saturating_mul(2))
             .max(256 * 1024);
         Self {
+            // A quarter of the round trip: CUBIC, told once, falls by three tenths, and what then waits has
+            // to cover that. The queue is the flow's own: nobody else waits in it. With a tenth a QUIC
+            // download over 200 ms had 91% of the bare path, with a quarter 94%.
             // On a slow line two packets are no queue.
-            target: (interval / 10).max(line.time_for(Bytes(2 * 1514))),
+            target: (interval / 4).max(line.time_for(Bytes(2 * 1514))),
             interval,
             flow_bytes: room.clamp(64 * 1024, total_bytes / 2),
             total_bytes,
@@ -473,13 +476,13 @@ mod tests {
         for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::NotEct] {
             let mut q = queues(10);
             let mut now = Instant::from_millis(1);
-            // A standing queue of 50 ms: one in, one out.
-            for id in 0..50 {
+            // A standing queue of 100 ms: one in, one out.
+            for id in 0..100 {
                 q.push(now, 7, 1000, Class::Balanced, packet(ecn, id))
                     .unwrap();
             }
             let mut strikes = Vec::new();
-            for id in 50..4_000 {
+            for id in 100..4_000 {
                 now += Duration::from_millis(1);
                 let before = q.stats();
                 let popped = q.pop(now, 7).unwrap().0;
@@ -497,8 +500,9 @@ mod tests {
                 q.push(now, 7, 1000, Class::Balanced, packet(ecn, id))
                     .unwrap();
             }
-            // First after an interval, then after interval / sqrt(n).
-            assert!((250..300).contains(&strikes[0]), "{strikes:?}");
+            // First an interval after the target was passed, then after interval / sqrt(n).
+            let first = strikes[0] - 100;
+            assert!((240..260).contains(&first), "{strikes:?}");
             let gaps: Vec<u64> = strikes.windows(2).map(|w| w[1] - w[0]).collect();
             assert!(
                 strikes.len() > 50 && gaps.windows(2).all(|g| g[1] <= g[0] + 1),
