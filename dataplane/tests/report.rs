@@ -192,9 +192,10 @@ fn thousands_of_flows_come_in_pages_and_each_of_them_once() {
     let mut w = World::up();
     for i in 0..FLOWS {
         w.send([8, 0], &syn(10_000 + i));
-        // Slower than the rate at which a link opens connections at most.
-        w.run(Duration::from_millis(5));
+        w.run(Duration::from_millis(1));
     }
+    // A link opens so many connections a second and no more: the last ones wait their turn.
+    w.run(Duration::from_secs(2));
     let (mut from, mut pages, mut seen) = (0, 0, BTreeSet::new());
     loop {
         let Reply::Flows(page) = w.ask(Query::Flows { from }) else {
