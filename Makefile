@@ -98,7 +98,7 @@ gate: root build
 	@mkdir -p $(OUT)/gate; \
 	for g in $(GATE); do \
 		t=$${g%:*}; \
-		$(MEF) lab run topologies/$$t.toml --transport mef --seconds 12 --json $(OUT)/gate/$$t.json >/dev/null; \
+		$(MEF) lab run topologies/$$t.toml --transport mef --seconds 24 --json $(OUT)/gate/$$t.json >/dev/null; \
 		$(MEF) lab check $(OUT)/gate/$$t.json --goodput $${g#*:} --queue 10ms; \
 	done
 
