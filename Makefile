@@ -19,7 +19,7 @@ STEP = @printf '\n\033[1m==> %s\033[0m\n'
 # Measurements would disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench fuzz lint clean root
+.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench explore fuzz lint clean root
 
 help: ## Show this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -81,6 +81,8 @@ lint: rust ## Formatting, and clippy without a warning
 # Tests that measure time or need the machine's interfaces run one at a time, behind the others.
 SYSTEM_CRATES := mef mef-io mef-lab
 
+# The same cases each time, so that a result can be had again; `make explore` draws new ones.
+unit-tests: export PROPTEST_RNG_SEED ?= 1
 unit-tests: rust
 	$(STEP) 'Unit and property tests'
 	@$(CARGO) test --workspace --locked $(SYSTEM_CRATES:%=--exclude %)
@@ -104,6 +106,11 @@ gate: root build
 
 bench: root build ## Measure the figures of the README's table anew, into report/bench (about an hour and a half)
 	@benches/run $(MEF) $(OUT)/bench
+
+CASES ?= 20000
+
+explore: rust ## Property tests on CASES (20,000) new cases each
+	@PROPTEST_CASES=$(CASES) $(CARGO) test --release --workspace --locked $(SYSTEM_CRATES:%=--exclude %)
 
 # Each for this long, one after the other; what it finds is left in report/fuzz. No sanitizer: the code
 # has no unsafe of its own, overflows and assertions are checked, and it runs twenty times as fast.

@@ -170,7 +170,6 @@ fn packet(s: &Said) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn nothing_a_peer_says_breaks_a_link(talk in prop::collection::vec(said(), 1..150)) {
         let mut now = Instant::from_millis(1);

@@ -543,7 +543,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
         /// Any K of data and repair symbols restore the span; fewer restore nothing wrong.
         #[test]
         fn any_k_symbols_restore(k in 1usize..120, size in 2usize..70, short in 0usize..70, seed in 1u64.., loss in 1u64..100) {

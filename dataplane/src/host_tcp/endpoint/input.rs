@@ -127,7 +127,7 @@ impl Endpoint {
             return;
         };
         let ahead = i64::from(seq_diff(s.seq, expected));
-        let window = self.rx.room() as i64;
+        let window = self.rx.window() as i64;
         if s.has(RST) {
             // RFC 5961 §3.2: only the exact sequence number resets, so that no byte sent before
             // it is skipped; anything else in the window is asked to prove itself.

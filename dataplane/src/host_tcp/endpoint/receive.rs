@@ -116,6 +116,12 @@ impl Receiver {
         }
     }
 
+    /// Sequence numbers beyond `next` that are in the window: a known FIN takes one too, and
+    /// what the host sends after it carries the next.
+    pub fn window(&self) -> u64 {
+        self.room() + u64::from(self.fin_at.is_some_and(|fin| fin > self.next))
+    }
+
     /// Takes a segment's bytes, which begin `offset` from the start of the stream, as far as they
     /// are within the window. A FIN counts only if everything before it fits.
     pub fn arrive(&mut self, offset: i64, payload: &[u8], fin: bool) -> Arrival {

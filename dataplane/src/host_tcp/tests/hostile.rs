@@ -133,7 +133,6 @@ fn flags() -> impl Strategy<Value = u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Whatever the host sends within the right addresses, the bytes read are those of the
     /// stream, in order.

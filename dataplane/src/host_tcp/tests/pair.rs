@@ -112,7 +112,6 @@ fn run(c: &Case) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn every_byte_arrives_and_both_ends_agree(c in case()) {
@@ -183,4 +182,26 @@ fn back_to_back() {
             );
         }
     }
+}
+
+/// Both ends have lost bytes and have the other's FIN: their acknowledgements carry the
+/// number after it, and are in the window (RFC 9293 §3.10.7.4).
+#[test]
+fn an_acknowledgement_behind_a_fin_counts_while_bytes_before_it_are_missing() {
+    run(&Case {
+        kinds: [Kind::Own, Kind::Own],
+        v6: false,
+        loss: 104,
+        path: Path {
+            delay: Duration::from_micros(24845),
+            jitter: Duration::from_micros(9571),
+            duplicate: 59,
+            line: None,
+        },
+        bytes: [387369, 380129],
+        read_limit: [usize::MAX; 2],
+        buffer: 1048576,
+        seed: 5882709283068207575,
+        iss: 0,
+    });
 }
