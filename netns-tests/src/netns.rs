@@ -137,10 +137,6 @@ fn sweep() {
     };
     for name in names_in(Path::new(NAMES)) {
         if stale(&name).is_some() {
-            // Programs that somebody started in a shell of the lab; nobody else can know this name.
-            for pid in pids_in(&name) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
             delete(&name);
         }
     }
@@ -173,7 +169,15 @@ fn pids_in(namespace: &str) -> Vec<i32> {
     .unwrap_or_default()
 }
 
+/// Removes a namespace of ours with every program in it: what a shell or a command of the lab
+/// has left behind. Nobody else can know its name.
 fn delete(namespace: &str) {
+    let own = i32::try_from(std::process::id()).ok();
+    for pid in pids_in(namespace) {
+        if Some(pid) != own {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
     let _ = Command::new("ip")
         .args(["netns", "del", namespace])
         .stderr(Stdio::null())

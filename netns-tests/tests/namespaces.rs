@@ -178,6 +178,35 @@ exit 7";
     assert!((0.05..0.06).contains(&seconds), "{said}");
 }
 
+/// As a web server's workers do, whose master is killed.
+#[test]
+fn what_a_command_leaves_behind_ends_with_the_lab() {
+    let mef = mef_or_skip!();
+    let file = topology("clean-200ms.toml");
+    let file = file.to_str().unwrap();
+    let orphan = "b1=sleep 777 >/dev/null 2>&1 & echo $! >&2";
+    let with = ["--transport", "direct", "--with", orphan];
+    // Until the orphan runs, at most 5 s.
+    let wait = [
+        "--",
+        "timeout",
+        "5",
+        "sh",
+        "-c",
+        "until pgrep -fx 'sleep 777' >/dev/null; do :; done",
+    ];
+    let mut args = vec!["exec", file, "a1"];
+    args.extend(with.into_iter().chain(wait));
+    let out = lab(&mef, &args);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let pid: u32 = said
+        .lines()
+        .find_map(|l| l.trim().parse().ok())
+        .unwrap_or_else(|| panic!("no process number: {}", text(&out)));
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    assert!(!command.starts_with(b"sleep\0777"), "{pid} runs on");
+}
+
 #[test]
 fn nothing_is_left_after_an_interrupt() {
     let mef = mef_or_skip!();
