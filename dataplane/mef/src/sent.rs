@@ -66,6 +66,11 @@ pub enum Carried {
 pub const MAX_CARRIED: usize = 4;
 pub type CarriedSet = [Carried; MAX_CARRIED];
 
+/// Whether the packet did nothing but ask whether the peer is there.
+fn is_ping(carried: &CarriedSet) -> bool {
+    matches!(carried.first(), Some(Carried::Ping))
+}
+
 /// Whether the packet did nothing but probe the path's MTU.
 pub fn is_probe(carried: &CarriedSet) -> bool {
     matches!(carried.first(), Some(Carried::Probe { .. }))
@@ -111,6 +116,8 @@ pub struct SentLedger {
     /// Packet number of the front.
     floor: u64,
     in_flight: usize,
+    /// Those of them that only ask whether the peer is there.
+    pings: usize,
     /// Latest departure among acknowledged packets.
     newest_acked: Instant,
     /// RTT fraction of the reordering window, 1/16 to 1/2, in sixteenths.
@@ -131,6 +138,7 @@ impl Default for SentLedger {
             packets: VecDeque::new(),
             floor: 0,
             in_flight: 0,
+            pings: 0,
             newest_acked: Instant::ZERO,
             reorder_sixteenths: 1,
             last_spurious: Instant::ZERO,
@@ -177,6 +185,7 @@ impl SentLedger {
         };
         if elicits {
             self.in_flight += 1;
+            self.pings += usize::from(is_ping(&carried));
             self.oldest_in_flight.get_or_insert(now);
         }
         self.push(SentPacket {
@@ -196,6 +205,10 @@ impl SentLedger {
     /// Packets in flight that elicit an acknowledgement.
     pub fn in_flight(&self) -> usize {
         self.in_flight
+    }
+    /// Something is in flight beside the question whether the peer is there.
+    pub fn awaits(&self) -> bool {
+        self.in_flight > self.pings
     }
     /// Departure of the oldest packet in flight.
     pub fn oldest_in_flight(&self) -> Option<Instant> {
@@ -252,6 +265,7 @@ impl SentLedger {
         );
         if was == State::InFlight {
             self.in_flight -= 1;
+            self.pings -= usize::from(is_ping(&fate.carried));
         } else {
             if self.reorder_sixteenths < 8 && now.since(self.last_spurious) > Duration::ZERO {
                 self.reorder_sixteenths += 1;
@@ -374,6 +388,7 @@ impl SentLedger {
                 p.state = State::Lost;
                 p.telling &= p.at <= witnessed;
                 self.in_flight -= 1;
+                self.pings -= usize::from(is_ping(&p.carried));
                 out.push(Fate {
                     carried: p.carried,
                     size: p.size,

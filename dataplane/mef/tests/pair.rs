@@ -395,3 +395,26 @@ fn a_black_hole_is_left_quickly() {
     let resumed: u64 = series[64..].iter().take(10).sum();
     assert!(resumed > 750, "{series:?}");
 }
+
+/// What a link costs that carries nothing: a question from each end now and then, and its answers.
+#[test]
+fn an_idle_link_says_little_and_is_not_taken_for_dead() {
+    for (loss, most) in [(0.0, 2.5), (0.2, 5.0)] {
+        let mut w = Wire::new(BitRate::from_mbit(100), RTT, loss, 3);
+        w.up();
+        let said = w.ends[0].number + w.ends[1].number;
+        let start = w.now;
+        while w.now < start + Duration::from_secs(300) {
+            w.step();
+            for e in &mut w.ends {
+                while let Some(event) = e.link.poll_event() {
+                    assert!(event != Event::Silent, "at {:?}", w.now.since(start));
+                }
+            }
+        }
+        let packets = w.ends[0].number + w.ends[1].number - said;
+        let rate = packets as f64 / w.now.since(start).as_secs_f64();
+        println!("{loss}: {rate:.1} packets/s");
+        assert!((0.5..most).contains(&rate), "{rate:.1} packets a second");
+    }
+}

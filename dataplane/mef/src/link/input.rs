@@ -52,6 +52,7 @@ impl Link {
         }
         self.last_ack = now;
         self.last_elicit = now;
+        self.unanswered = None;
         self.guard.session_started(now);
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);

@@ -278,6 +278,8 @@ pub struct Link {
     newest_large_acked: Instant,
     last_ack: Instant,
     last_elicit: Instant,
+    /// Since when something has been asked and nothing heard.
+    unanswered: Option<Instant>,
     last_ping: Instant,
     /// A new session waits for the peer to see its first packet.
     ping_now: bool,
@@ -294,7 +296,10 @@ pub struct Link {
 /// Most flows of one link.
 const MAX_FLOWS: usize = 100_000;
 const SWEEP: Duration = Duration::from_millis(200);
+/// Between questions whether the peer is there: with flows, whose hosts are to hear soon that it was
+/// restarted, and without, where address translators on the way want little and bytes may cost.
 const KEEPALIVE: Duration = Duration::from_secs(1);
+const KEEPALIVE_UNUSED: Duration = Duration::from_secs(5);
 
 impl Link {
     pub fn new(now: Instant, config: LinkConfig) -> Self {
@@ -335,6 +340,7 @@ impl Link {
             newest_large_acked: Instant::ZERO,
             last_ack: now,
             last_elicit: now,
+            unanswered: None,
             last_ping: now,
             ping_now: false,
             answers: VecDeque::new(),

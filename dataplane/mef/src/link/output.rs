@@ -389,6 +389,7 @@ impl Link {
         self.stats.bytes_sent += line_bytes;
         if elicits {
             self.last_elicit = now;
+            self.unanswered.get_or_insert(now);
         }
         Packed {
             inner_len,

@@ -30,12 +30,14 @@ impl Link {
             self.silent = false;
             self.last_ack = now;
             self.last_elicit = now;
+            self.unanswered = None;
             self.pmtu.path_returned();
             self.events.push_back(Event::Resumed);
             self.activate_all();
         } else if !was_up {
             self.last_ack = now;
             self.last_elicit = now;
+            self.unanswered = None;
             self.activate_all();
         }
         if let Some(rtt) = rtt.filter(|_| !self.rtt.is_known()) {

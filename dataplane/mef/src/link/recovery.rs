@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use mef_packet::Instant;
 
-use super::{Control, Event, Link, Opening, PacketError, SendKey, KEEPALIVE};
+use super::{Control, Event, Link, Opening, PacketError, SendKey, KEEPALIVE, KEEPALIVE_UNUSED};
 use crate::chunks::ChunkPool;
 use crate::codec::Ack;
 use crate::guard::AckSample;
@@ -59,6 +59,7 @@ impl Link {
         self.report(now, ack);
         if !fates.is_empty() {
             self.last_ack = now;
+            self.unanswered = (self.sent.in_flight() > 0).then_some(now);
             if self.silent {
                 self.silent = false;
                 self.pmtu.path_returned();
@@ -264,15 +265,8 @@ impl Link {
     }
 
     pub(super) fn check_silence(&mut self, now: Instant) {
-        let Some(oldest) = self.sent.oldest_in_flight().map(|o| o.max(self.last_ack)) else {
-            return;
-        };
         let limit = (self.rtt.smoothed() * 3).max(self.silence());
-        // Lost packets leave the ledger's flight; the last answer is what counts.
-        let quiet = now
-            .since(self.last_ack)
-            .min(now.since(self.last_ack.min(oldest)));
-        if quiet > limit && self.last_elicit > self.last_ack {
+        if self.unanswered.is_some_and(|t| now.since(t) > limit) {
             self.silent = true;
             let mut fates = core::mem::take(&mut self.fates);
             fates.clear();
@@ -293,11 +287,17 @@ impl Link {
 
     pub(super) fn next_ping(&self) -> Instant {
         if self.ping_now {
-            Instant::ZERO
-        } else if self.silent || self.sent.in_flight() > 0 {
-            self.last_ping + self.ping_interval()
-        } else {
-            self.last_elicit.max(self.last_ping) + KEEPALIVE
+            return Instant::ZERO;
+        }
+        let next = self.last_ping + self.ping_interval();
+        match self.unanswered {
+            _ if self.silent || self.sent.awaits() => next,
+            // A single question: it is asked again when the answer is overdue.
+            Some(since) => next.max(since + self.rtt.timeout()),
+            None if self.flows.is_empty() => {
+                self.last_elicit.max(self.last_ping) + KEEPALIVE_UNUSED
+            }
+            None => self.last_elicit.max(self.last_ping) + KEEPALIVE,
         }
     }
 }
