@@ -10,15 +10,19 @@
 //! Losses are found by time, not by counting (RACK, RFC 8985): what was sent
 //! before something that has arrived, and longer ago than a round trip and the
 //! reordering window, is lost. A tail that nothing follows is probed after two
-//! round trips (TLP, RFC 8985 §7), and so is a repair of which nothing is heard. Then comes the retransmission timer (RFC
-//! 6298), taken back when a time-stamp tells that it was an error (RFC 3522).
+//! round trips (TLP, RFC 8985 §7), and so is a repair of which nothing is heard.
+//! Then comes the retransmission timer (RFC 6298), taken back when a time-stamp tells that it was an error (RFC 3522).
 //! With hosts that have no SACK three duplicates count, and then one segment per
 //! partial acknowledgement (RFC 6582).
+
+mod loss;
+mod timers;
 
 use std::time::Duration;
 
 use mef_packet::Instant;
 
+use self::loss::DUPLICATES;
 use super::bytes::ByteStream;
 use super::control::{Acked, Control};
 use super::rate::RateMeter;
@@ -29,13 +33,8 @@ use super::sent::{Fate, Sent, SentRanges};
 const INITIAL_LIMIT: usize = 128 << 10;
 /// Most payload in one piece.
 const SUPER_SEGMENT: u64 = 65_000;
-/// Duplicates that tell a loss where there is no SACK (RFC 5681 §3.2).
-const DUPLICATES: u32 = 3;
-/// The reordering window is at least this, once reordering was seen.
-const LEAST_REORDERING: Duration = Duration::from_millis(1);
 /// Most segments in one go while the control wants no bursts.
 const GENTLE_BURST: u64 = 16;
-const MAX_PERSIST: Duration = Duration::from_secs(60);
 
 /// A part of the stream that is to leave now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,32 +327,6 @@ impl Sender {
         }
     }
 
-    /// Round-trip time and RACK's view of what has arrived.
-    fn learn(&mut self, now: Instant, news: &News, ack: &Ack<'_>) {
-        if news.reordered {
-            self.reordering.get_or_insert(1);
-        }
-        match (news.clean, ack.echoed) {
-            (Some(at), _) => self.rtt.sample(now, now.since(at)),
-            // Only what was sent again has arrived: the time-stamp tells when it left.
-            (None, Some(at)) => self.rtt.sample(now, now.since(at)),
-            (None, None) => {}
-        }
-        let Some((at, end, again)) = news.last else {
-            return;
-        };
-        let rtt = now.since(at);
-        // The acknowledgement of the first of two sendings (RFC 8985 §6.2 step 2).
-        let of_the_first =
-            again && (rtt < self.rtt.min() || ack.echoed.is_some_and(|e| e < at - ONE_MS));
-        if !of_the_first {
-            self.rack_rtt = rtt;
-            if self.rack.is_none_or(|r| (at, end) > r) {
-                self.rack = Some((at, end));
-            }
-        }
-    }
-
     /// The oldest byte has been acknowledged.
     fn advanced(&mut self, now: Instant, ack: &Ack<'_>) {
         self.duplicates = 0;
@@ -379,68 +352,6 @@ impl Sender {
         if self.again.is_some_and(|(_, end)| self.una >= end) && self.sent.is_empty() {
             self.again = None;
         }
-    }
-
-    /// A duplicate that the host reports (RFC 2883): something was sent again in vain, so the
-    /// reordering window is too small (RFC 8985 §6.2 step 4).
-    fn note_duplicate_sack(&mut self, ack: &Ack<'_>) {
-        let Some(&(start, end)) = ack.blocks.first() else {
-            return;
-        };
-        let inside = ack
-            .blocks
-            .get(1)
-            .is_some_and(|&(s, e)| start >= s && end <= e);
-        let in_vain = self.again.is_some_and(|(s, e)| start >= s && end <= e);
-        if in_vain && (end <= ack.offset || inside) {
-            self.control.not_lost(end - start);
-            if self.una >= self.reordering_mark {
-                self.reordering_mark = self.next;
-                self.reordering = Some((self.reordering.unwrap_or(0) + 1).min(16));
-            }
-        }
-    }
-
-    fn reordering_window(&self) -> Duration {
-        let dup_threshold = u64::from(DUPLICATES) * u64::from(self.mss);
-        match self.reordering {
-            None if self.recovery.is_some() || self.sent.sacked() >= dup_threshold => {
-                Duration::ZERO
-            }
-            n => {
-                let window = (self.rtt.min() / 4 * n.unwrap_or(1)).max(LEAST_REORDERING);
-                window.min(self.rtt.smoothed().unwrap_or(window).max(LEAST_REORDERING))
-            }
-        }
-    }
-
-    /// RFC 8985 §6.2 step 5.
-    fn detect(&mut self, now: Instant) {
-        let Some(rack) = self.rack else { return };
-        let patience = self.rack_rtt + self.reordering_window();
-        let mut again_at: Option<Instant> = None;
-        let lost = self.sent.mark_lost(|s| {
-            if (s.at, s.end) >= rack {
-                return false;
-            }
-            let due = s.at + patience;
-            if due > now {
-                again_at = Some(again_at.map_or(due, |a| a.min(due)));
-            }
-            due <= now
-        });
-        self.reorder_at = again_at;
-        if lost > 0 {
-            self.control.lost(lost);
-            self.recovery.get_or_insert(self.next);
-        }
-    }
-
-    /// Without SACK: the first segment is lost.
-    fn repair_first(&mut self) {
-        let lost = self.sent.mark_first_lost(u64::from(self.mss));
-        self.control.lost(lost);
-        self.recovery.get_or_insert(self.next);
     }
 
     /// A writer that keeps the buffer full has it grow to twice the window.
@@ -565,114 +476,6 @@ impl Sender {
             fin: end > self.end,
             push: data_end == self.end,
         }
-    }
-
-    /// The window does not let anything go: after a time something does.
-    fn persist(&mut self, now: Instant) -> Option<Transmit> {
-        if !self.sent.is_empty() {
-            return None;
-        }
-        if self.forced {
-            self.forced = false;
-            self.persist_at = Some(now + self.persist_interval());
-            return Some(Transmit::WindowProbe);
-        }
-        if self.persist_at.is_none() {
-            self.persist_at = Some(now + self.persist_interval());
-        }
-        None
-    }
-
-    fn persist_interval(&self) -> Duration {
-        (self.rtt.rto() * 2u32.saturating_pow(self.persist_count.min(10))).min(MAX_PERSIST)
-    }
-
-    fn run_timers(&mut self, now: Instant) {
-        if self.reorder_at.is_some_and(|t| t <= now) {
-            self.detect(now);
-        }
-        if self.persist_at.is_some_and(|t| t <= now) {
-            self.persist_at = None;
-            self.persist_count += 1;
-            self.forced = true;
-        }
-        match self.retransmit_timer() {
-            Some((at, true)) if at <= now => self.probe_tail(now),
-            Some((at, false)) if at <= now => self.time_out(now),
-            _ => {}
-        }
-    }
-
-    /// When the retransmission timer runs out, or (true) a tail probe is due before.
-    fn retransmit_timer(&self) -> Option<(Instant, bool)> {
-        if self.sent.is_empty() {
-            return None;
-        }
-        let timeout = self.retransmit_from + self.rtt.rto();
-        let quiet =
-            self.sack && self.sent.lost() == 0 && self.probe.is_none() && self.rtt.backoff() == 0;
-        if let (true, Some(rtt)) = (quiet, self.rtt.smoothed()) {
-            // A host may hold back the acknowledgement of a single segment.
-            let held_back = if self.sent.flying() <= u64::from(self.mss) {
-                Duration::from_millis(200)
-            } else {
-                Duration::from_millis(2)
-            };
-            let probe = self.probe_from + 2 * rtt + held_back;
-            if probe < timeout {
-                return Some((probe, true));
-            }
-        }
-        Some((timeout, false))
-    }
-
-    /// RFC 8985 §7.3: something new if there is something, otherwise the last segment again. In
-    /// the middle of a repair it is the first: what was sent again has been lost again, and
-    /// nothing else is on its way to tell.
-    fn probe_tail(&mut self, now: Instant) {
-        self.probe = Some(self.next);
-        self.probe_from = now;
-        self.retransmit_from = now;
-        let room = self.control.window().saturating_sub(self.flying());
-        if self.recovery.is_some() || self.sent.sacked() > 0 {
-            self.repair_first();
-        } else if self.next < self.end && self.next < self.edge && room > 0 {
-            self.forced = true;
-        } else if let Some(last) = self.sent.last().copied() {
-            let from = last.start.max(last.end.saturating_sub(u64::from(self.mss)));
-            let cut = self.sent.mark_lost_from(from);
-            self.control.lost(cut);
-        }
-    }
-
-    fn time_out(&mut self, now: Instant) {
-        self.rtt.back_off();
-        if self.sent.first().is_some_and(|s| s.fate == Fate::Sacked) {
-            self.sent.forget_sacks();
-        }
-        let patience = self.rack_rtt + self.reordering_window();
-        let una = self.una;
-        let lost = self
-            .sent
-            .mark_lost(|s| s.start == una || s.at + patience <= now);
-        self.control.lost(lost);
-        let window = self.control.window();
-        self.timed_out.get_or_insert((now, window));
-        self.control
-            .timed_out(self.sent.flying(), self.rtt.backoff() > 1);
-        self.duplicates = 0;
-        self.probe = None;
-        self.recovery = Some(self.next);
-        self.retransmit_from = now;
-    }
-
-    /// When [`poll`](Self::poll) has to be called if nothing else happens.
-    pub fn timeout(&self) -> Option<Instant> {
-        let retransmit = self.retransmit_timer().map(|t| t.0);
-        [retransmit, self.reorder_at, self.persist_at]
-            .into_iter()
-            .flatten()
-            .min()
     }
 
     /// Nothing will be sent any more.

@@ -7,7 +7,9 @@ mod corners;
 mod ends;
 mod handshake;
 mod hostile;
+mod loss;
 mod pair;
+mod played;
 mod poor_access;
 mod transfer;
 
