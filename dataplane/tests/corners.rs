@@ -123,3 +123,213 @@ fn a_flood_of_syns_takes_a_hundredth_of_the_others_goodput_at_most() {
         w.sides[0].router.flow_count()
     );
 }
+
+/// TCP segments of a connection that came to the host of a side, oldest first: flags, sequence and
+/// acknowledgement number, payload.
+fn arrived(w: &mut World, side: usize, from: u16, to: u16) -> Vec<(u8, u32, u32, Vec<u8>)> {
+    let number = |b: &[u8]| u32::from_be_bytes(b.try_into().unwrap());
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    let mut all = Vec::new();
+    w.sides[side].inbox.retain(|p| {
+        let ours = p[9] == 6 && p[20..24] == ports;
+        if ours {
+            let at = 20 + usize::from(p[32] >> 4) * 4;
+            let (seq, ack) = (number(&p[24..28]), number(&p[28..32]));
+            all.push((p[33] & 0x3f, seq, ack, p[at..].to_vec()));
+        }
+        !ours
+    });
+    all
+}
+
+/// The opening SYN of the host of a side, and of the one that it wants.
+fn opening(side: usize) -> Segment {
+    let ends = [(A, 5000), (B, 6000)];
+    let mut syn = Segment::new(ends[side], ends[1 - side], SYN);
+    syn.seq = 1000 * (1 + side as u32);
+    syn
+}
+
+/// RFC 9293, section 3.5, figure 8: two hosts that open to each other at once have one connection.
+/// Both routers find so whatever is lost between them, and leave it to the hosts.
+#[test]
+fn rfc9293_a_crossing_pair_of_syns_goes_on_as_datagrams() {
+    const PORTS: [u16; 2] = [5000, 6000];
+    for lost in [None, Some(0), Some(1)] {
+        for later in [0, 15] {
+            let mut w = World::up(Settings::default());
+            let what = format!("lost {lost:?}, {later} ms later");
+            if let Some(side) = lost {
+                // What this router says first, both times: the other does not hear of its SETUP.
+                let until = std::cell::Cell::new(8);
+                w.lose = Box::new(move |from, f| {
+                    let loses = from == side && f.get(42) == Some(&0x14) && until.get() > 0;
+                    until.set(until.get() - u32::from(loses));
+                    loses
+                });
+            }
+            w.host_sends(0, &opening(0).packet());
+            w.run(ms(later));
+            w.host_sends(1, &opening(1).packet());
+            w.run(ms(900));
+            if lost.is_some() {
+                // Datagrams are not sent again: hosts do that.
+                for side in [0, 1] {
+                    w.host_sends(side, &opening(side).packet());
+                }
+                w.run(ms(100));
+            }
+            let mut got = [Vec::new(), Vec::new()];
+            for side in [0, 1] {
+                got[side] = arrived(&mut w, side, PORTS[1 - side], PORTS[side]);
+                let sent = opening(1 - side);
+                assert!(!got[side].is_empty(), "{what}: nothing came to {side}");
+                for s in &got[side] {
+                    // It is the other host's own: flags and number are as they were.
+                    assert_eq!((s.0, s.1), (SYN, sent.seq), "{what}");
+                }
+                assert_eq!(w.counter(side, "flows_crossing"), 1, "{what}");
+                assert_eq!(w.sides[side].router.flow_count(), 0, "{what}");
+            }
+            // The hosts complete it: each acknowledges the other's SYN, then bytes flow.
+            for side in [0, 1] {
+                let mut answer = opening(side);
+                answer.flags = SYN | ACK;
+                answer.ack = opening(1 - side).seq + 1;
+                w.host_sends(side, &answer.packet());
+            }
+            w.run(ms(60));
+            for side in [0, 1] {
+                let mut data = opening(side);
+                data.flags = ACK;
+                data.seq += 1;
+                data.ack = opening(1 - side).seq + 1;
+                data.payload = format!("from {side}").into_bytes();
+                w.host_sends(side, &data.packet());
+            }
+            w.run(ms(60));
+            for side in [0, 1] {
+                let got = arrived(&mut w, side, PORTS[1 - side], PORTS[side]);
+                let (own, other) = (opening(side).seq + 1, opening(1 - side).seq);
+                let expected = [
+                    (SYN | ACK, other, own, Vec::new()),
+                    (
+                        ACK,
+                        other + 1,
+                        own,
+                        format!("from {}", 1 - side).into_bytes(),
+                    ),
+                ];
+                assert_eq!(got, expected, "{what}");
+                assert_eq!(w.stray_resets(side), 0, "{what}");
+                assert_eq!(w.sides[side].router.flow_count(), 0);
+            }
+        }
+    }
+}
+
+/// RFC 9293, section 3.5: where the far host's SYN comes after ours has been sent to it, it answers
+/// ours; the connection is split and open at both ends.
+#[test]
+fn rfc9293_a_host_that_opens_what_it_is_being_asked_for_answers() {
+    let mut w = World::up(Settings::default());
+    w.host_sends(0, &opening(0).packet());
+    w.run(ms(40));
+    let asked = arrived(&mut w, 1, 5000, 6000);
+    assert_eq!(asked.len(), 1);
+    w.host_sends(1, &opening(1).packet());
+    w.run(ms(5));
+    let mut answer = opening(1);
+    answer.flags = SYN | ACK;
+    answer.ack = asked[0].1.wrapping_add(1);
+    w.host_sends(1, &answer.packet());
+    w.run(ms(60));
+    let at_b = arrived(&mut w, 1, 5000, 6000);
+    assert_eq!((at_b[0].0, at_b[0].2), (ACK, opening(1).seq + 1));
+    let at_a = arrived(&mut w, 0, 6000, 5000);
+    assert_eq!((at_a[0].0, at_a[0].2), (SYN | ACK, opening(0).seq + 1));
+    for side in [0, 1] {
+        assert_eq!(w.sides[side].router.flow_count(), 1);
+        assert_eq!(w.counter(side, "flows_crossing"), 0);
+    }
+}
+
+/// RFC 8684, section 3.2: a connection that joins another goes to the host that has that other, with
+/// its options. Section 3.1: one that offers multipath has none, because the offer is taken out.
+#[test]
+fn rfc8684_joins_go_as_datagrams_and_offers_are_removed() {
+    for (subtype, whole) in [(0u8, false), (1, true)] {
+        let mut w = World::up(Settings::default());
+        let mut syn = opening(0);
+        syn.options = vec![30, 12, subtype << 4 | 1, 7, 1, 2, 3, 4, 5, 6, 7, 8];
+        w.host_sends(0, &syn.packet());
+        w.run(ms(60));
+        let options = |p: &Vec<u8>| p[40..20 + usize::from(p[32] >> 4) * 4].to_vec();
+        let syns: Vec<_> = w.sides[1].inbox.iter().filter(|p| p[9] == 6).collect();
+        assert_eq!(syns.len(), 1);
+        let has = options(syns[0]).windows(12).any(|o| *o == syn.options[..]);
+        assert_eq!(has, whole, "subtype {subtype}: {:?}", options(syns[0]));
+        if !whole {
+            assert!(!options(syns[0]).starts_with(&[30]));
+        }
+        let flows = usize::from(!whole);
+        assert_eq!(w.sides[0].router.flow_count(), flows);
+        // The answer takes the same way.
+        let mut answer = opening(1);
+        answer.flags = SYN | ACK;
+        answer.ack = if whole { syn.seq + 1 } else { 0 };
+        answer.options = vec![30, 16, 0x10, 7, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        if whole {
+            w.host_sends(1, &answer.packet());
+            w.run(ms(60));
+            let back = &w.sides[0].inbox.iter().find(|p| p[9] == 6).unwrap();
+            assert_eq!(options(back), answer.options);
+        }
+    }
+}
+
+/// RFC 9293, section 3.10.7.4 at each end, with the bytes between: a reset is delivered behind what was
+/// sent before it, and where that cannot be delivered, after a second.
+#[test]
+fn rfc9293_a_reset_comes_behind_its_bytes_or_after_a_second() {
+    const SIZES: [usize; 2] = [100_000, 6 << 20];
+    for (size, reads) in [(SIZES[0], true), (SIZES[1], true), (SIZES[1], false)] {
+        let mut w = World::up(Settings::default());
+        let f = w.connect(40_000, 80);
+        w.run(ms(200));
+        let bytes: Vec<u8> = (0..size).map(|i| (i / 251) as u8).collect();
+        let (mut written, mut got) = (0, Vec::new());
+        while written < size || w.client(f).unacknowledged() > 0 {
+            written += w.client(f).write(&bytes[written..]);
+            w.step();
+            if reads {
+                w.server(f).read(|b| {
+                    got.extend_from_slice(b);
+                    b.len()
+                });
+            }
+        }
+        w.client(f).abort();
+        let end = Some(mef_dataplane::host_tcp::End::ResetByPeer);
+        let time = w.run_until(Duration::from_secs(5), |w| {
+            let tcp = w.server(f);
+            if reads {
+                tcp.read(|b| {
+                    got.extend_from_slice(b);
+                    b.len()
+                });
+            }
+            tcp.state().end == end
+        });
+        if reads {
+            // Half a round trip, and what was still on its way.
+            assert!(time <= ms(600), "{size}: {time:?}");
+            assert!(got == bytes, "{} of {size} bytes", got.len());
+        } else {
+            assert!((ms(1000)..ms(1300)).contains(&time), "{time:?}");
+            assert!(w.server(f).readable() < size);
+        }
+        w.run(ms(500));
+        assert_eq!([0, 1].map(|i| w.sides[i].router.flow_count()), [0, 0]);
+    }
+}

@@ -734,7 +734,12 @@ fn three_syns_without_an_answer_are_asymmetric_and_take_the_fallback() {
             .filter(|p| **p == behind(&syn, Ecn::NotEct))
             .count();
         assert_eq!(own, usize::from(fallback));
-        // Repeated once more, it goes the way that was found.
+        assert_eq!(w.sides[0].router.flow_count(), 0);
+        // Without a fallback the host hears that the far one is unreachable.
+        let told: Vec<_> = w.icmp(0).into_iter().map(|i| (i.0, i.1, i.2)).collect();
+        let expected: &[_] = if fallback { &[] } else { &[(ROUTER_A, 3, 1)] };
+        assert_eq!(told, expected);
+        // Repeated once more, it goes the way that was found, or is asked anew.
         w.forget();
         w.host_sends(0, &syn);
         w.run(100);

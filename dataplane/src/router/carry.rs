@@ -17,6 +17,9 @@ use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
 use crate::icmp::IcmpError;
 
+/// Subtype of the MPTCP option that joins a connection (RFC 8684 section 8).
+const MP_JOIN: u8 = 1;
+
 impl<P: Port> Router<P> {
     pub(super) fn carry(&mut self, now: Instant, routed: Routed<P::Buf>) -> Step<()> {
         let Routed { from, route } = routed;
@@ -46,9 +49,11 @@ impl<P: Port> Router<P> {
         }
     }
 
-    /// TCP whose meaning is end to end: authenticated segments (RFC 2385, RFC 5925).
+    /// TCP whose meaning is end to end: authenticated segments (RFC 2385, RFC 5925), and a connection
+    /// that joins another as a further path of it (RFC 8684 section 3.2): only the host with that one
+    /// can answer. `MP_CAPABLE` alone does not count: without it there is nothing to join.
     pub(super) fn must_stay_whole(&self, packet: &Packet<P::Buf>) -> bool {
-        use mef_packet::wire::tcp_options::{KIND_AO, KIND_MD5};
+        use mef_packet::wire::tcp_options::TcpOption;
         let Ok(v) = ip::View::parse_unverified(packet.buf.bytes()) else {
             return false;
         };
@@ -56,8 +61,11 @@ impl<P: Port> Router<P> {
             return false;
         }
         tcp::View::parse(v.payload()).is_ok_and(|t| {
-            t.options()
-                .any(|o| o.is_ok_and(|o| matches!(o.kind(), KIND_MD5 | KIND_AO)))
+            t.options().any(|o| match o {
+                Ok(TcpOption::Md5(_) | TcpOption::Ao(_)) => true,
+                Ok(TcpOption::Mptcp(o)) => o.first().is_some_and(|b| b >> 4 == MP_JOIN),
+                _ => false,
+            })
         })
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Manners {
     fallen: BTreeMap<PeerId, Fallen>,
     pub plain_packets: u64,
     pub flows_asymmetric: u64,
+    /// Connections that both hosts opened at once.
+    pub flows_crossing: u64,
 }
 
 impl Manners {
@@ -221,7 +223,7 @@ impl<P: Port> Router<P> {
         }
         self.manners.flows_asymmetric += 1;
         if from.treatment.fallback == Fallback::Refuse {
-            // The far router goes on asking for its host, and refuses when it gives up.
+            self.refuse_unanswered(now, index);
             return Ok(());
         }
         self.close(now, index, true);

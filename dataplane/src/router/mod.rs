@@ -8,6 +8,7 @@
 
 mod admission;
 mod carry;
+mod crossing;
 mod datagram;
 mod drain;
 mod ingress;

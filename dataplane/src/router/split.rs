@@ -37,6 +37,8 @@ mod refusal {
     pub const UNREACHABLE: u8 = 1;
     pub const PROHIBITED: u8 = 2;
     pub const TIMED_OUT: u8 = 3;
+    /// The host here opens the same connection: it goes on as datagrams.
+    pub const CROSSING: u8 = 4;
 }
 
 /// A reset is delivered behind its bytes, but no later than this.
@@ -72,7 +74,7 @@ impl<P: Port> Router<P> {
         &mut self,
         now: Instant,
         peer: PeerId,
-        from: Classified<P::Buf>,
+        mut from: Classified<P::Buf>,
     ) -> Step<()> {
         let t = from.tuple;
         let bytes = from.packet.buf.bytes();
@@ -127,6 +129,9 @@ impl<P: Port> Router<P> {
                 false => Ok(()),
             };
         }
+        // It may have to go on as a datagram.
+        Self::complete_checksum(&mut from.packet)?;
+        let bytes = from.packet.buf.bytes();
         let dscp = ecn::traffic_class(bytes).unwrap_or(0) >> 2;
         let setup = Setup {
             source: key.host,
@@ -249,6 +254,12 @@ impl<P: Port> Router<P> {
             host: setup.destination,
             far: setup.source,
         };
+        if refused.is_none() && self.crosses(now, key) {
+            self.with_link(peer, |link, pool| {
+                link.refuse(now, pool, number, refusal::CROSSING)
+            });
+            return;
+        }
         if let Some(old) = self.flows.by_key(&key) {
             // The far host uses its port anew: whatever we still had there is over.
             self.reset_host(now, old);
@@ -520,6 +531,10 @@ impl<P: Port> Router<P> {
 
     /// The far host refused, or cannot be reached: the SYN that waits is answered so.
     fn refuse_host(&mut self, now: Instant, index: usize, code: u8) {
+        let key = self.flows.get(index).map(|f| f.key);
+        if code == refusal::CROSSING && key.is_some_and(|k| self.crosses(now, k)) {
+            return;
+        }
         let Some(f) = self.flows.get_mut(index) else {
             return;
         };
@@ -537,6 +552,11 @@ impl<P: Port> Router<P> {
             }
         }
         self.close(now, index, true);
+    }
+
+    /// The SYN of a host was sent several times and nothing came back: its host hears so.
+    pub(super) fn refuse_unanswered(&mut self, now: Instant, index: usize) {
+        self.refuse_host(now, index, refusal::UNREACHABLE);
     }
 
     /// Ends a flow that has no host endpoint.
