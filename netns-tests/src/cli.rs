@@ -11,7 +11,7 @@ use crate::report::{print_table, write_combined, write_report};
 use crate::results::Results;
 use crate::run::{self, Outcome, RunError};
 use crate::sim::{self, SimRequest};
-use crate::topology::{read, read_wan, Driver};
+use crate::topology::{read, read_wan, Driver, Side};
 use crate::wan;
 
 /// Build topologies from network namespaces, emulate the WAN, measure real TCP over it.
@@ -105,6 +105,9 @@ pub struct RunArgs {
     /// Override a value of the topology, for example `--set wan.loss=0.05`.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The line that carries the payload follows this trace (Mahimahi's format).
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Keep the router's configuration and log files and say where they are.
     #[arg(long)]
     pub keep: bool,
@@ -213,6 +216,22 @@ pub fn main(args: LabArgs) -> ExitCode {
 
 fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
     let mut variants = read(&args.topology, &args.set)?;
+    if let Some(trace) = &args.trace {
+        let path = std::path::absolute(trace).map_err(|source| RunError::File {
+            path: trace.clone(),
+            source,
+        })?;
+        let side = variants
+            .first()
+            .map_or(Side::A, |v| v.topology.payload_from());
+        let (from, to) = (side.letter(), side.other().letter());
+        let mut sets = args.set.clone();
+        sets.push(format!(
+            "wan.{from}_to_{to}.trace={:?}",
+            path.display().to_string()
+        ));
+        variants = read(&args.topology, &sets)?;
+    }
     if let Some(driver) = args.driver {
         for v in &mut variants {
             v.topology.router.driver = driver;

@@ -46,6 +46,7 @@ fn planned(flow: &FlowSpec) -> ClientFlow {
         id: flow.id,
         kind: flow.kind,
         size: flow.size,
+        rate_bps: flow.rate_bps,
         duration_ms: flow.duration_ms,
         connect_ns: None,
         connected_ns: None,
@@ -73,11 +74,7 @@ fn run_flow(shared: &Shared, flow: &FlowSpec, record: &Slot<ClientFlow>) -> Resu
         kind: flow.kind,
         hash: flow.hash,
         flow: flow.id,
-        size: if flow.kind == FlowKind::Bulk {
-            0
-        } else {
-            flow.size
-        },
+        size: if flow.kind.is_timed() { 0 } else { flow.size },
         connect_ns,
         seed: flow.seed,
         congestion: flow.congestion.clone().unwrap_or_default(),
@@ -87,7 +84,7 @@ fn run_flow(shared: &Shared, flow: &FlowSpec, record: &Slot<ClientFlow>) -> Resu
         errno: "EINVAL".to_owned(),
     })?;
     match flow.kind {
-        FlowKind::Bulk => bulk(conn, flow, &header, &mut cursor, shared, record),
+        FlowKind::Bulk | FlowKind::Stream => bulk(conn, flow, &header, &mut cursor, shared, record),
         FlowKind::Transfer => {
             let sent = shared.sending(flow.id);
             let result = send(
@@ -129,8 +126,15 @@ fn bulk(
     let sent = shared.sending(flow.id);
     let connect_ns = lock(record).connect_ns.unwrap_or_default();
     let end = connect_ns.saturating_add(flow.duration_ms * 1_000_000);
-    let result =
-        send(&mut conn, header, cursor, Limit::Until(end), &sent).and_then(|()| conn.close_write());
+    let limit = match flow.kind {
+        FlowKind::Stream => Limit::Paced {
+            from: connect_ns,
+            rate: flow.rate_bps,
+            until: end,
+        },
+        _ => Limit::Until(end),
+    };
+    let result = send(&mut conn, header, cursor, limit, &sent).and_then(|()| conn.close_write());
     let total = lock(&sent).bytes;
     conn.set_deadline(sys::now_ns().saturating_add(flow.grace_ms * 1_000_000));
     let result = result.and_then(|()| receipt(&mut conn, total));
@@ -175,6 +179,7 @@ mod tests {
             target: std::net::SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), 1),
             kind: FlowKind::Transfer,
             size: 1,
+            rate_bps: 0,
             duration_ms: 0,
             grace_ms: 0,
             start,

@@ -60,6 +60,7 @@ fn kind_code(kind: FlowKind) -> u8 {
         FlowKind::Bulk => 1,
         FlowKind::Transfer => 2,
         FlowKind::Request => 3,
+        FlowKind::Stream => 4,
     }
 }
 
@@ -102,6 +103,7 @@ impl Header {
             1 => FlowKind::Bulk,
             2 => FlowKind::Transfer,
             3 => FlowKind::Request,
+            4 => FlowKind::Stream,
             other => return Err(HeaderError::Kind(other)),
         };
         let name: Vec<u8> = from[48..].iter().copied().take_while(|b| *b != 0).collect();
@@ -155,7 +157,8 @@ mod tests {
         prop_oneof![
             Just(FlowKind::Bulk),
             Just(FlowKind::Transfer),
-            Just(FlowKind::Request)
+            Just(FlowKind::Request),
+            Just(FlowKind::Stream)
         ]
     }
 

@@ -106,7 +106,8 @@ pub fn receive(shared: &Shared, socket: &UdpSocket) {
     let mut buffer = [0; 2_048];
     let mut control = nix::cmsg_space!(TimeSpec);
     while !shared.stopped() {
-        let Some((packet, arrived_ns)) = receive_one(socket, &mut buffer, &mut control) else {
+        let Some((packet, length, arrived_ns)) = receive_one(socket, &mut buffer, &mut control)
+        else {
             continue;
         };
         if !streams.contains_key(&packet.id) && streams.len() >= IDS_KEPT {
@@ -124,6 +125,7 @@ pub fn receive(shared: &Shared, socket: &UdpSocket) {
             continue;
         }
         let delay = arrived_ns.saturating_sub(packet.sent_ns) / 1_000;
+        record.payload = length;
         record.sent_ns.push(packet.sent_ns);
         record
             .delay_us
@@ -131,8 +133,12 @@ pub fn receive(shared: &Shared, socket: &UdpSocket) {
     }
 }
 
-/// One probe packet and its time of arrival on CLOCK_MONOTONIC.
-fn receive_one(socket: &UdpSocket, buffer: &mut [u8], control: &mut [u8]) -> Option<(Packet, u64)> {
+/// One probe packet, its length and its time of arrival on CLOCK_MONOTONIC.
+fn receive_one(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    control: &mut [u8],
+) -> Option<(Packet, u64, u64)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrIn>(
         socket.as_raw_fd(),
@@ -155,7 +161,7 @@ fn receive_one(socket: &UdpSocket, buffer: &mut [u8], control: &mut [u8]) -> Opt
         })
         .unwrap_or(0);
     let packet = Packet::read(buffer.get(..length)?)?;
-    Some((packet, now.saturating_sub(waited)))
+    Some((packet, length as u64, now.saturating_sub(waited)))
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ fn serve_one(shared: &Shared, stream: TcpStream) -> Result<(), FlowError> {
     conn.set_deadline(u64::MAX);
     let mut cursor = Cursor::new(shared.blocks.get(header.seed), header.flow, header.hash);
     match header.kind {
-        FlowKind::Bulk | FlowKind::Transfer => {
+        FlowKind::Bulk | FlowKind::Stream | FlowKind::Transfer => {
             let record = shared.receiving(header.flow, header.kind, header.size, header.connect_ns);
             let result = receive(&mut conn, shared, &mut cursor, &record).and_then(|receipt| {
                 conn.write_all(&receipt.encode())?;

@@ -15,6 +15,8 @@ pub const BUCKET_NS: u64 = 100_000_000;
 pub const PROBE_IDLE: u64 = 1;
 /// Flow id of the probe beside the load, by convention of the lab.
 pub const PROBE_LOADED: u64 = 2;
+/// Datagrams at a constant rate have the id of their flow above this one.
+pub const CBR: u64 = 1 << 32;
 
 /// Everything one agent has to do. It ends when all clients and probe senders
 /// have finished and (if it has servers) `expect_flows` flows have ended, on
@@ -55,6 +57,15 @@ pub enum FlowKind {
     Transfer,
     /// The client asks and the server sends exactly `size` bytes.
     Request,
+    /// As bulk, at most `rate_bps` times the time since its start.
+    Stream,
+}
+
+impl FlowKind {
+    /// Whether the client sends for a time.
+    pub fn is_timed(self) -> bool {
+        matches!(self, Self::Bulk | Self::Stream)
+    }
 }
 
 /// When a flow calls connect().
@@ -77,7 +88,10 @@ pub struct FlowSpec {
     /// Payload bytes; not used by `bulk`.
     #[serde(default)]
     pub size: u64,
-    /// How long `bulk` sends, ms.
+    /// Payload of `stream`, bit/s.
+    #[serde(default)]
+    pub rate_bps: u64,
+    /// How long `bulk` and `stream` send, ms.
     #[serde(default)]
     pub duration_ms: u64,
     /// How long `bulk` waits for the rest to arrive, ms.
@@ -197,6 +211,9 @@ pub struct ClientFlow {
     pub kind: FlowKind,
     /// Payload bytes asked for; 0 for bulk.
     pub size: u64,
+    /// Of `stream`, bit/s.
+    #[serde(default)]
+    pub rate_bps: u64,
     pub duration_ms: u64,
     /// connect() was called; `None`: the flow was not started.
     pub connect_ns: Option<u64>,
@@ -263,6 +280,9 @@ pub struct ProbeSent {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProbeReceived {
     pub id: u64,
+    /// UDP payload of a packet, bytes.
+    #[serde(default)]
+    pub payload: u64,
     /// When each packet was sent.
     pub sent_ns: Vec<u64>,
     /// One-way delay of each, us.

@@ -57,6 +57,7 @@ fn flow(id: u64, target: SocketAddr, kind: FlowKind, size: u64) -> FlowSpec {
         target,
         kind,
         size,
+        rate_bps: 0,
         duration_ms: 1_000,
         grace_ms: 2_000,
         start: Start::AtMs(0),

@@ -21,6 +21,21 @@ pub enum Limit {
     Bytes(u64),
     /// Until this time of CLOCK_MONOTONIC, ns.
     Until(u64),
+    /// As much as a source of `rate` bit/s has made since `from`, until `until` (ns).
+    Paced {
+        from: u64,
+        rate: u64,
+        until: u64,
+    },
+}
+
+/// A paced source delivers this often.
+const PACE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Bytes that a source of `rate` bit/s has made between two times in ns.
+pub(crate) fn made(rate: u64, from: u64, now: u64) -> u64 {
+    let bits = u128::from(rate) * u128::from(now.saturating_sub(from)) / 1_000_000_000;
+    u64::try_from(bits / 8).unwrap_or(u64::MAX)
 }
 
 /// Sends `header` (may be empty) and then the payload; the first write carries
@@ -37,6 +52,10 @@ pub fn send(
         Limit::Bytes(n) => n - sent,
         Limit::Until(end) if sys::now_ns() < end => u64::MAX,
         Limit::Until(_) => 0,
+        Limit::Paced { from, rate, until } => {
+            // At the end what the source has made by then is sent, and no more.
+            made(rate, from, sys::now_ns().min(until)).saturating_sub(sent)
+        }
     };
     let first = cursor.next(left(0).min((CHUNK - LEN) as u64)).len();
     let mut head = Vec::with_capacity(CHUNK);
@@ -49,7 +68,13 @@ pub fn send(
     loop {
         let most = left(sent).min(CHUNK as u64);
         if most == 0 {
-            break;
+            match limit {
+                Limit::Paced { until, .. } if sys::now_ns() < until => {
+                    std::thread::sleep(PACE);
+                    continue;
+                }
+                _ => break,
+            }
         }
         let n = conn.write_some(cursor.next(most))?;
         cursor.advance(n);

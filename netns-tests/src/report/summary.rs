@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::results::{stats, Flow, Results, Run};
+use crate::results::{stats, Flow, Playback, Probe, Results, Run};
 
 /// All runs of one kind.
 #[derive(Clone, Debug)]
@@ -244,11 +244,22 @@ pub fn table(results: &Results) -> Table {
     }
     if shared {
         columns.push(column(
+            "first flow",
+            "%",
+            "share of the first flow in what all of them got",
+        ));
+        columns.push(column(
             "Jain",
             "",
             "Jain's index of the flows' goodput: 1 is equal shares",
         ));
     }
+    columns.extend(paced_columns(&rows));
+    columns.push(column(
+        "queue p95",
+        "ms",
+        "delay in the queue in front of the line",
+    ));
     columns.push(column(
         "queue p99",
         "ms",
@@ -291,6 +302,57 @@ pub fn table(results: &Results) -> Table {
     Table { columns, lines }
 }
 
+/// Columns for streams and CBR, where there are any.
+fn paced_columns(rows: &[Row<'_>]) -> Vec<Column> {
+    let runs = || rows.iter().flat_map(|r| &r.runs);
+    let mut columns = Vec::new();
+    let mut add = |name: &str, unit, help| {
+        columns.push(Column {
+            name: name.to_owned(),
+            unit,
+            help,
+        });
+    };
+    if runs().any(|r| playbacks(r).next().is_some()) {
+        add(
+            "stalls",
+            "",
+            "times that a player of the stream had nothing to show, and for how long in all",
+        );
+    }
+    if runs().any(|r| datagrams(r).next().is_some()) {
+        add("CBR lost", "%", "datagrams of constant rate that were lost");
+        add("CBR p99.9", "ms", "their one-way delay");
+    }
+    columns
+}
+
+fn playbacks(run: &Run) -> impl Iterator<Item = &Playback> {
+    run.flows.iter().filter_map(|f| f.playback.as_ref())
+}
+
+fn datagrams(run: &Run) -> impl Iterator<Item = &Probe> {
+    run.flows.iter().filter_map(|f| f.datagrams.as_ref())
+}
+
+fn cbr_lost(run: &Run) -> f64 {
+    let sent: u64 = datagrams(run).map(|d| d.sent).sum();
+    let received: u64 = datagrams(run).map(|d| d.received).sum();
+    sent.saturating_sub(received) as f64 / sent.max(1) as f64
+}
+
+/// Share of the first bulk flow in the goodput of all.
+fn first_share(run: &Run) -> f64 {
+    let of = |f: &&Flow| f.kind == "bulk";
+    let first = run.flows.iter().find(of).map_or(0.0, |f| f.goodput_bps);
+    let all: f64 = run.flows.iter().filter(of).map(|f| f.goodput_bps).sum();
+    if all > 0.0 {
+        first / all
+    } else {
+        0.0
+    }
+}
+
 fn bulk_flows(run: &Run) -> usize {
     run.flows.iter().filter(|f| f.kind == "bulk").count()
 }
@@ -308,6 +370,17 @@ fn cell(row: &Row<'_>, column: &Column, tasks: &[Task]) -> String {
         "goodput" => bulk(figure(row.median(|r| r.goodput_bps) / 1e6)),
         "of ceiling" => bulk(format!("{:.1}", row.share() * 100.0)),
         "from start" => bulk(figure(row.median(|r| r.goodput_from_connect_bps) / 1e6)),
+        "first flow" => bulk(figure(row.median(first_share) * 100.0)),
+        "stalls" => format!(
+            "{:.0} ({:.1} s)",
+            row.median(|r| playbacks(r).map(|p| p.stalls as f64).sum()),
+            row.median(|r| playbacks(r).map(|p| p.stalled_s).sum()),
+        ),
+        "CBR lost" => format!("{:.3}", row.median(cbr_lost) * 100.0),
+        "CBR p99.9" => {
+            figure(row.median(|r| datagrams(r).map(|d| d.p999_us as f64).fold(0.0, f64::max)) / 1e3)
+        }
+        "queue p95" => figure(row.median(|r| r.wan.queue_p95_us as f64) / 1e3),
         "Jain" => bulk(format!("{:.3}", row.median(|r| r.jain))),
         "queue p99" => figure(row.median(|r| r.wan.queue_p99_us as f64) / 1e3),
         "probe p99" if row.has_probe() => format!("{:+.1}", row.probe_above_us() / 1e3),

@@ -28,6 +28,7 @@ fn bulk(transport: &str, repeat: u32, mbit: f64) -> Run {
         wan: Wan {
             offered: 10,
             rtt_us: 200_000,
+            queue_p95_us: 310,
             queue_p99_us: 420,
             lateness_p99_us: 80,
             ..Wan::default()
@@ -89,19 +90,19 @@ fn the_table_has_medians_and_mef_below_the_others() {
     );
     assert_eq!(
         lines[3],
-        "  transport   runs   goodput   of ceiling   from start   queue p99   probe p99   resent"
+        "  transport   runs   goodput   of ceiling   from start   queue p95   queue p99   probe p99   resent"
     );
     assert_eq!(
         lines[4],
-        "                      Mbit/s            %       Mbit/s          ms         +ms     seg."
+        "                      Mbit/s            %       Mbit/s          ms          ms         +ms     seg."
     );
     assert_eq!(
         lines[5],
-        "  CUBIC          3     0.750          0.8        0.675       0.420        +1.5       12"
+        "  CUBIC          3     0.750          0.8        0.675       0.310       0.420        +1.5       12"
     );
     assert_eq!(
         lines[6],
-        "  MEF            3      93.0         98.2         83.7       0.420        +1.5       12"
+        "  MEF            3      93.0         98.2         83.7       0.310       0.420        +1.5       12"
     );
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::playback::{playback, Playback};
 use super::{stats, Flow, Probe, Router, Run, Series, Wan};
 use crate::load::{
-    AgentOutcome, ClientFlow, Finish, FlowKind, ReceivedFlow, SentFlow, BUCKET_NS, PROBE_IDLE,
+    AgentOutcome, ClientFlow, Finish, FlowKind, ReceivedFlow, SentFlow, BUCKET_NS, CBR, PROBE_IDLE,
     PROBE_LOADED,
 };
 
@@ -74,7 +75,7 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
     let since_origin = |ns: u64| (ns as f64 - input.origin_ns as f64) / 1e9;
     let bulk_starts = clients
         .values()
-        .filter(|c| c.kind == FlowKind::Bulk)
+        .filter(|c| c.kind.is_timed())
         .filter_map(|c| c.connect_ns)
         .map(since_origin);
     let last_bulk_start =
@@ -85,7 +86,7 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
     let tail_s = (tail.1 - tail.0).max(f64::MIN_POSITIVE);
 
     let mut errors = Vec::new();
-    let flows: Vec<Flow> = clients
+    let mut flows: Vec<Flow> = clients
         .values()
         .map(|c| {
             let r = received.get(&c.id).copied();
@@ -103,6 +104,8 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
             flow
         })
         .collect();
+    flows.extend(constant(outcomes, input.origin_ns, tail));
+    flows.sort_by_key(|f| f.id);
     if errors.len() > ERRORS_KEPT {
         let more = errors.len() - ERRORS_KEPT;
         errors.truncate(ERRORS_KEPT);
@@ -121,8 +124,9 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
         .map(|f| f.goodput_bps)
         .collect();
     let from_connect = goodput_from_connect(input, &clients, &received, !bulk.is_empty());
-    // Without bulk flows the figures cover all of the run.
-    let probe_window = (!bulk.is_empty()).then_some(tail);
+    // Without flows that last as long as the run the figures cover all of it.
+    let endless = |f: &Flow| f.kind != "transfer" && f.kind != "request";
+    let probe_window = flows.iter().any(endless).then_some(tail);
     let probe = probe(outcomes, PROBE_LOADED, input.origin_ns, probe_window);
     let probe_idle = probe_of(outcomes, PROBE_IDLE);
 
@@ -165,6 +169,7 @@ pub fn kind_name(kind: FlowKind) -> &'static str {
         FlowKind::Bulk => "bulk",
         FlowKind::Transfer => "transfer",
         FlowKind::Request => "request",
+        FlowKind::Stream => "stream",
     }
 }
 
@@ -181,7 +186,7 @@ fn flow(
     };
     let bytes = received.map_or(0, |r| r.bytes);
     let seconds = between(client.connect_ns, received.and_then(|r| r.last_ns));
-    let bulk = client.kind == FlowKind::Bulk;
+    let bulk = client.kind.is_timed();
     // A bulk flow cut off by its sender has not failed; its receiver saw a reset.
     let complete = client.cut || (client.complete && received.is_some_and(|r| r.complete));
     let hashes = (
@@ -214,7 +219,59 @@ fn flow(
         complete,
         start_s: client.connect_ns.map_or(0.0, since_origin),
         error,
+        playback: received
+            .filter(|_| client.rate_bps > 0)
+            .map(|r| play(r, client)),
+        datagrams: None,
     }
+}
+
+/// CBR flows, as their datagrams arrived.
+fn constant(outcomes: &[AgentOutcome], origin_ns: u64, tail: (f64, f64)) -> Vec<Flow> {
+    let ids: std::collections::BTreeSet<u64> = outcomes
+        .iter()
+        .flat_map(|o| &o.probes_sent)
+        .map(|p| p.id)
+        .filter(|id| *id > CBR)
+        .collect();
+    let flow = |id: u64| {
+        let received = || outcomes.iter().flat_map(|o| &o.probes_received);
+        let of_id = || received().filter(move |p| p.id == id);
+        let first = of_id().flat_map(|p| p.sent_ns.iter()).min().copied();
+        let inside = |ns: &&u64| {
+            let s = (**ns as f64 - origin_ns as f64) / 1e9;
+            s >= tail.0 && s < tail.1
+        };
+        let payload = of_id().map(|p| p.payload).max().unwrap_or(0);
+        let count = |n: usize| n as f64 * payload as f64 * 8.0 / (tail.1 - tail.0);
+        let in_tail = of_id()
+            .flat_map(|p| p.sent_ns.iter())
+            .filter(inside)
+            .count();
+        let datagrams = probe(outcomes, id, origin_ns, Some(tail));
+        Flow {
+            id: id - CBR,
+            kind: "cbr".to_owned(),
+            bytes: datagrams.received * payload,
+            goodput_bps: count(in_tail),
+            complete: datagrams.received > 0,
+            sha256_ok: datagrams.received > 0,
+            start_s: first.map_or(0.0, |ns| (ns as f64 - origin_ns as f64) / 1e9),
+            error: (datagrams.received == 0).then(|| "nothing arrived".to_owned()),
+            datagrams: Some(datagrams),
+            ..Flow::default()
+        }
+    };
+    ids.into_iter().map(flow).collect()
+}
+
+/// What somebody saw who watched a stream as it came.
+fn play(received: &ReceivedFlow, client: &ClientFlow) -> Playback {
+    let connect = client.connect_ns.unwrap_or_default();
+    let begin = received.bucket0 as f64 * BUCKET_NS as f64 - connect as f64;
+    // What counts is the media's own time: what was sent after the end of the run does not.
+    let end = client.duration_ms as f64 / 1e3;
+    playback(&received.buckets, begin / 1e9, client.rate_bps as f64, end)
 }
 
 /// Payload received within a window of seconds from the origin; a bucket that
@@ -305,6 +362,7 @@ fn probe(outcomes: &[AgentOutcome], id: u64, origin_ns: u64, window: Option<(f64
         p50_us: at(0.5),
         p95_us: at(0.95),
         p99_us: at(0.99),
+        p999_us: at(0.999),
         max_us: at(1.0),
     }
 }

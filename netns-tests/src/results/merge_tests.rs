@@ -14,6 +14,7 @@ fn client(id: u64, kind: FlowKind, size: u64, start_s: f64) -> ClientFlow {
         id,
         kind,
         size,
+        rate_bps: 0,
         duration_ms: 0,
         connect_ns: Some(at(start_s)),
         connected_ns: Some(at(start_s + 0.2)),
@@ -227,6 +228,7 @@ fn what_is_wrong_is_said() {
 #[test]
 fn probes_are_told_apart_and_cut_to_the_tail() {
     let probe = |id, from: f64, n: u64, delay: fn(u64) -> u32| ProbeReceived {
+        payload: 64,
         id,
         sent_ns: (0..n).map(|i| at(from) + i * 10_000_000).collect(),
         delay_us: (0..n).map(delay).collect(),

@@ -3,6 +3,7 @@
 
 mod machine;
 mod merge;
+mod playback;
 pub mod stats;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
 pub use merge::{kind_name, merge, tail_window, MergeInput};
+pub use playback::Playback;
 
 /// One file of `--json`: everything that one `mef lab run` did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -79,13 +81,13 @@ pub struct Run {
 #[serde(default)]
 pub struct Flow {
     pub id: u64,
-    /// `bulk`, `transfer` or `request`.
+    /// `bulk`, `transfer`, `request`, `stream` or `cbr`.
     pub kind: String,
     /// What was asked for, 0 for bulk.
     pub size: u64,
     /// Payload at the receiver.
     pub bytes: u64,
-    /// Bulk: over the tail. Else: `bytes` over `seconds`.
+    /// Bulk, stream and CBR: over the tail. Else: `bytes` over `seconds`.
     pub goodput_bps: f64,
     /// connect() to the last byte at the receiver.
     pub seconds: f64,
@@ -101,6 +103,10 @@ pub struct Flow {
     /// From the run's origin.
     pub start_s: f64,
     pub error: Option<String>,
+    /// Of a stream.
+    pub playback: Option<Playback>,
+    /// Of CBR: counts of all of it, delays of what was sent in the tail.
+    pub datagrams: Option<Probe>,
 }
 
 /// A stream of small packets beside the load, host to host, one way.
@@ -113,6 +119,7 @@ pub struct Probe {
     pub p50_us: u64,
     pub p95_us: u64,
     pub p99_us: u64,
+    pub p999_us: u64,
     pub max_us: u64,
 }
 

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use rand::SeedableRng;
 
 use crate::load::{
-    AgentSpec, FlowKind, FlowSpec, ProbeSpec, ServerSpec, Start, PROBE_IDLE, PROBE_LOADED,
+    AgentSpec, FlowKind, FlowSpec, ProbeSpec, ServerSpec, Start, CBR, PROBE_IDLE, PROBE_LOADED,
 };
 use crate::topology::{Kind, Load, Topology};
 
@@ -59,6 +59,7 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
     let run = Duration::from_secs(u64::from(seconds));
     let mut listen: BTreeMap<usize, Vec<ServerSpec>> = BTreeMap::new();
     let mut flows: BTreeMap<(usize, Ends), Vec<FlowSpec>> = BTreeMap::new();
+    let mut constant: BTreeMap<usize, Vec<ProbeSpec>> = BTreeMap::new();
     let mut id = 0;
     for (i, load) in topology.loads.iter().enumerate() {
         let Some(target) = topology
@@ -68,13 +69,28 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
         else {
             continue;
         };
-        listen
-            .entry(load.to)
-            .or_default()
-            .push(ServerSpec::Tcp { listen: target });
+        let servers = listen.entry(load.to).or_default();
+        let duration_ms = millis(run.saturating_sub(load.start));
+        if load.kind == Kind::Cbr {
+            servers.push(ServerSpec::Udp { listen: target });
+            let list = constant.entry(load.from).or_default();
+            for _ in 0..load.count {
+                id += 1;
+                list.push(ProbeSpec {
+                    id: CBR + id,
+                    target,
+                    start_ms: millis(load.start),
+                    duration_ms,
+                    interval_us: u64::try_from(load.interval.as_micros()).unwrap_or(u64::MAX),
+                    payload: load.sizes.first().map_or(0, |s| s.0 as usize),
+                });
+            }
+            continue;
+        }
+        servers.push(ServerSpec::Tcp { listen: target });
         let ends = match load.kind {
-            Kind::Bulk => Ends::AfterGrace,
             Kind::Transfer | Kind::Request => Ends::WithRun,
+            Kind::Bulk | Kind::Stream | Kind::Cbr => Ends::AfterGrace,
         };
         let list = flows.entry((load.from, ends)).or_default();
         for (n, size) in sizes(load, seed ^ (i as u64)).into_iter().enumerate() {
@@ -86,11 +102,13 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
                     Kind::Bulk => FlowKind::Bulk,
                     Kind::Transfer => FlowKind::Transfer,
                     Kind::Request => FlowKind::Request,
+                    Kind::Stream | Kind::Cbr => FlowKind::Stream,
                 },
                 size,
-                duration_ms: millis(run.saturating_sub(load.start)),
+                rate_bps: load.rate.0,
+                duration_ms,
                 grace_ms: millis(GRACE),
-                start: if n == 0 || load.together || load.kind == Kind::Bulk {
+                start: if n == 0 || load.together || load.kind.is_endless() {
                     Start::AtMs(millis(load.start))
                 } else {
                     Start::AfterPreviousMs(millis(load.gap))
@@ -120,6 +138,20 @@ pub fn plan(topology: &Topology, seconds: u32, seed: u64, congestion: Option<&st
                 },
                 ends,
             ));
+        }
+    }
+    for (host, probes) in constant {
+        if let Some(host) = topology.hosts.get(host) {
+            let spec = AgentSpec {
+                name: format!("{}, datagrams", host.name),
+                probes,
+                ..AgentSpec::default()
+            };
+            let plan = AgentPlan {
+                host: host.name.clone(),
+                spec,
+            };
+            clients.push((plan, Ends::AfterGrace));
         }
     }
     let address = |i: usize| {
@@ -224,7 +256,7 @@ fn probe_agent(
 
 /// Every flow's size: each size `count` times, in an order drawn from `seed`.
 fn sizes(load: &Load, seed: u64) -> Vec<u64> {
-    if load.kind == Kind::Bulk {
+    if load.kind.is_endless() {
         return vec![0; load.count as usize];
     }
     let mut list: Vec<u64> = load

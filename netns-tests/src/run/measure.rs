@@ -20,7 +20,7 @@ use crate::cli::Transport;
 use crate::load::{AgentOutcome, Event};
 use crate::netns::Namespaces;
 use crate::results::{self, merge, tail_window, MergeInput, Run};
-use crate::topology::{Kind, Side, Topology};
+use crate::topology::{Side, Topology};
 use crate::wan::stats::SERIES_STEP_S;
 use crate::wan::Snapshot;
 
@@ -66,7 +66,7 @@ pub fn expected_seconds(topology: &Topology, seconds: u32) -> f64 {
 }
 
 pub(crate) fn has_bulk(topology: &Topology) -> bool {
-    topology.loads.iter().any(|l| l.kind == Kind::Bulk)
+    topology.loads.iter().any(|l| l.kind.is_endless())
 }
 
 /// A load agent that runs.
@@ -211,7 +211,7 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
     let last_start = topology
         .loads
         .iter()
-        .filter(|l| l.kind == Kind::Bulk)
+        .filter(|l| l.kind.is_endless())
         .map(|l| l.start)
         .max();
     let tail = bulk.then(|| {

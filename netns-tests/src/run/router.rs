@@ -17,7 +17,7 @@ use super::process::Process;
 use super::RunError;
 use crate::netns::Namespaces;
 use crate::results;
-use crate::topology::{Driver, Load, Side, Topology};
+use crate::topology::{Driver, Kind, Load, Side, Topology};
 
 /// The underlay's UDP port on both sides.
 const LINK_PORT: u16 = 4800;
@@ -239,7 +239,7 @@ pub(crate) fn configuration(
     for load in topology
         .loads
         .iter()
-        .filter(|l| l.weight != 1.0 || l.open.is_some())
+        .filter(|l| l.weight != 1.0 || l.open.is_some() || l.class.is_some())
     {
         let _ = write!(text, "{}", policy(topology, load));
     }
@@ -265,10 +265,17 @@ fn policy(topology: &Topology, load: &Load) -> String {
     let (Some(from), Some(to)) = (address(load.from), address(load.to)) else {
         return String::new();
     };
+    let (protocol, mode) = match load.kind {
+        Kind::Cbr => ("udp", "datagram"),
+        _ => ("tcp", "split"),
+    };
     let mut text = format!(
-        "\n[[policy]]\nsource = \"{from}\"\ndestination = \"{to}\"\nprotocol = \"tcp\"\nport = {}\nmode = \"split\"\nweight = {:?}\n",
-        load.port, load.weight,
+        "\n[[policy]]\nsource = \"{from}\"\ndestination = \"{to}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\nweight = {:?}\n",
+        protocol, load.port, mode, load.weight,
     );
+    if let Some(class) = load.class {
+        let _ = writeln!(text, "class = \"{}\"", class.name());
+    }
     if let Some(open) = load.open {
         let _ = writeln!(text, "open = \"{}\"", open.name());
     }

@@ -16,7 +16,7 @@ use mef_packet::Instant;
 
 use crate::load::header::{Header, Receipt, LEN};
 use crate::load::payload::{hex, Blocks, Cursor};
-use crate::load::transfer::account;
+use crate::load::transfer::{account, made};
 use crate::load::{
     AgentOutcome, ClientFlow, FlowError, FlowKind, FlowSpec, ReceivedFlow, SentFlow,
 };
@@ -46,6 +46,8 @@ struct Sending {
     cursor: Cursor,
     /// Bytes to send, or until when.
     limit: Limit,
+    /// When a paced source has more.
+    more_at: Option<Instant>,
     pauses: Vec<(Instant, Instant)>,
     /// Index into [`AgentOutcome::sent`].
     record: usize,
@@ -55,7 +57,12 @@ struct Sending {
 enum Limit {
     Bytes(u64),
     Until(Instant),
+    /// What a source of so many bit/s has made since a time, until another.
+    Paced(u64, Instant, Instant),
 }
+
+/// A paced source delivers this often.
+const PACE: Duration = Duration::from_millis(5);
 
 struct Receiving {
     cursor: Cursor,
@@ -104,6 +111,7 @@ pub(super) fn planned(flow: &FlowSpec) -> ClientFlow {
         id: flow.id,
         kind: flow.kind,
         size: flow.size,
+        rate_bps: flow.rate_bps,
         duration_ms: flow.duration_ms,
         connect_ns: None,
         connected_ns: None,
@@ -161,9 +169,12 @@ impl Conn {
         let cursor = Cursor::new(shared.blocks.get(flow.seed), flow.id, flow.hash);
         let millis = Duration::from_millis;
         match flow.kind {
-            FlowKind::Bulk | FlowKind::Transfer => {
+            FlowKind::Bulk | FlowKind::Stream | FlowKind::Transfer => {
                 let limit = match flow.kind {
                     FlowKind::Bulk => Limit::Until(now + millis(flow.duration_ms)),
+                    FlowKind::Stream => {
+                        Limit::Paced(flow.rate_bps, now, now + millis(flow.duration_ms))
+                    }
                     _ => Limit::Bytes(flow.size),
                 };
                 steps.push_back(shared.send(flow.id, cursor, limit, pauses));
@@ -181,7 +192,9 @@ impl Conn {
             c.connect_ns = Some(now.as_nanos());
         }
         let give_up = match flow.kind {
-            FlowKind::Bulk => Some(now + millis(flow.duration_ms) + millis(flow.grace_ms)),
+            FlowKind::Bulk | FlowKind::Stream => {
+                Some(now + millis(flow.duration_ms) + millis(flow.grace_ms))
+            }
             _ => flow.timeout_ms.map(|ms| now + millis(ms)),
         };
         Self {
@@ -298,7 +311,7 @@ impl Conn {
                     match result {
                         Ok(()) => c.complete = true,
                         Err(e)
-                            if flow.kind == FlowKind::Bulk
+                            if flow.kind.is_timed()
                                 && self.connected
                                 && matches!(e.errno.as_str(), "TIMEOUT" | "STOPPED") =>
                         {
@@ -419,6 +432,7 @@ impl Sending {
     fn next(&self) -> Option<Instant> {
         let end = match self.limit {
             Limit::Until(at) => Some(at),
+            Limit::Paced(..) => self.more_at,
             Limit::Bytes(_) => None,
         };
         // Later than the current time, or passed: then it has had its effect.
@@ -436,6 +450,15 @@ impl Sending {
                 Limit::Bytes(n) => n - record.bytes,
                 Limit::Until(end) if now < end => u64::MAX,
                 Limit::Until(_) => 0,
+                Limit::Paced(rate, from, until) => {
+                    let at = now.min(until).as_nanos();
+                    let left = made(rate, from.as_nanos(), at).saturating_sub(record.bytes);
+                    self.more_at = Some(now + PACE);
+                    if left == 0 && now < until {
+                        return false;
+                    }
+                    left
+                }
             };
             if left == 0 {
                 record.sha256 = self.cursor.sha256().map(|h| hex(&h));
@@ -512,6 +535,7 @@ impl Shared<'_> {
         Step::Send(Sending {
             cursor,
             limit,
+            more_at: None,
             pauses,
             record: self.outcome.sent.len() - 1,
         })
@@ -544,7 +568,9 @@ impl Shared<'_> {
         let block = self.blocks.get(header.seed);
         let cursor = Cursor::new(block, header.flow, header.hash);
         match header.kind {
-            FlowKind::Bulk | FlowKind::Transfer => vec![self.receive(header, cursor)],
+            FlowKind::Bulk | FlowKind::Stream | FlowKind::Transfer => {
+                vec![self.receive(header, cursor)]
+            }
             FlowKind::Request => vec![
                 self.send(header.flow, cursor, Limit::Bytes(header.size), Vec::new()),
                 Step::Finish,

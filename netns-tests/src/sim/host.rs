@@ -571,6 +571,7 @@ impl Host {
             return;
         }
         let delay = now.as_nanos().saturating_sub(packet.sent_ns) / 1_000;
+        record.payload = payload.len() as u64;
         record.sent_ns.push(packet.sent_ns);
         record
             .delay_us

@@ -17,7 +17,7 @@ use crate::results::{self, merge, tail_window, MergeInput, Run};
 use crate::run::load::{plan, warm_up_time, GRACE, IDLE_PROBE};
 use crate::run::measure::{has_bulk, wan_figures};
 use crate::run::Status;
-use crate::topology::{Kind, Side, Topology};
+use crate::topology::{Side, Topology};
 use crate::wan::stats::SERIES_STEP_S;
 
 /// A handshake over a long path that loses every fifth frame takes its time.
@@ -101,7 +101,7 @@ impl Simulation {
         let last_start = topology
             .loads
             .iter()
-            .filter(|l| l.kind == Kind::Bulk)
+            .filter(|l| l.kind.is_endless())
             .map(|l| l.start)
             .max();
         let tail = has_bulk(topology).then(|| {
@@ -196,7 +196,7 @@ impl Simulation {
         let access: Vec<_> = snapshots.collect();
         let after = statuses(&self.world);
 
-        let is_bulk = |f: &FlowSpec| f.kind == crate::load::FlowKind::Bulk;
+        let is_bulk = |f: &FlowSpec| f.kind.is_timed();
         for host in self.world.hosts_mut() {
             host.give_up(now, |f| !is_bulk(f));
             if !bulk {

@@ -29,6 +29,10 @@ fn bad(key: impl Into<String>, found: impl ToString, expected: impl Into<String>
 }
 
 const FIRST_PORT: u16 = 5201;
+/// UDP payload of a full packet, and what a datagram has around it on the line.
+const LARGEST_DATAGRAM: u64 = 1472;
+const DATAGRAM_OVERHEAD: u64 = 14 + 20 + 8;
+const LEAST_INTERVAL: Duration = Duration::from_micros(100);
 const DEFAULT_RATE: BitRate = BitRate::from_mbit(100);
 const DEFAULT_RTT: Duration = Duration::from_millis(200);
 /// No frame on a line is larger: room for a few keeps tiny queues usable.
@@ -102,12 +106,13 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
         }
         let mut sizes: Vec<Bytes> = l.sizes.iter().map(|s| s.0).collect();
         sizes.extend(l.size.map(|s| s.0));
+        let (rate, interval) = pace(i, l, &mut sizes)?;
         match l.kind {
-            Kind::Bulk if !sizes.is_empty() => {
+            Kind::Bulk | Kind::Stream if !sizes.is_empty() => {
                 return Err(bad(
                     key("size"),
                     "a size",
-                    "none: bulk runs until the end of the run",
+                    "none: it runs until the end of the run",
                 ));
             }
             Kind::Transfer | Kind::Request if sizes.is_empty() => {
@@ -119,11 +124,11 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             }
             _ => {}
         }
-        if !(1..=10_000).contains(&l.count) || (l.kind == Kind::Bulk && l.count > 100) {
+        if !(1..=10_000).contains(&l.count) || (l.kind.is_endless() && l.count > 100) {
             return Err(bad(
                 key("count"),
                 l.count,
-                "1 to 10000 flows, of bulk at most 100",
+                "1 to 10000 flows, at most 100 of those that last as long as the run",
             ));
         }
         let weight = l.weight.unwrap_or(1.0);
@@ -150,6 +155,9 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             timeout: l.timeout.map(|t| t.0),
             weight,
             open: l.open,
+            class: l.class,
+            rate,
+            interval,
             congestion: l.congestion.clone(),
             port: FIRST_PORT.saturating_add(u16::try_from(i).unwrap_or(u16::MAX)),
         });
@@ -201,6 +209,65 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
     }
     topology.hosts = hosts;
     Ok(topology)
+}
+
+/// Payload rate of a stream, time between the datagrams of CBR; fills in the size of the latter.
+fn pace(
+    i: usize,
+    l: &super::file::Load,
+    sizes: &mut Vec<Bytes>,
+) -> Result<(BitRate, Duration), Bad> {
+    let key = |k: &str| format!("load.{i}.{k}");
+    let rate = l.rate.map(|r| r.0);
+    let none = (BitRate(0), Duration::ZERO);
+    match (l.kind, rate, l.interval) {
+        (Kind::Stream, Some(rate), None) if rate.0 >= 8_000 => Ok((rate, Duration::ZERO)),
+        (Kind::Stream, rate, _) => Err(bad(
+            key("rate"),
+            rate.map_or("nothing".to_owned(), |r| format!("{} bit/s", r.0)),
+            "what the stream's payload takes, at least 8 kbit/s, and no interval",
+        )),
+        (Kind::Cbr, rate, interval) => {
+            if sizes.is_empty() {
+                sizes.push(Bytes(LARGEST_DATAGRAM));
+            }
+            let size = match sizes.as_slice() {
+                [one] if (32..=LARGEST_DATAGRAM).contains(&one.0) => one.0,
+                _ => {
+                    return Err(bad(
+                        key("size"),
+                        format!("{sizes:?}"),
+                        "one size of 32 to 1472 bytes, the payload of a datagram",
+                    ))
+                }
+            };
+            let interval = match (rate, interval) {
+                (None, Some(t)) => t.0,
+                (Some(r), None) if r.0 > 0 => {
+                    let bits = (size + DATAGRAM_OVERHEAD) as f64 * 8.0;
+                    Duration::from_secs_f64(bits / r.0 as f64)
+                }
+                _ => {
+                    return Err(bad(
+                        key("rate"),
+                        "both or neither of rate and interval",
+                        "one of them",
+                    ))
+                }
+            };
+            if !(LEAST_INTERVAL..=Duration::from_secs(10)).contains(&interval) {
+                return Err(bad(
+                    key("interval"),
+                    format!("{interval:?}"),
+                    "100 us to 10 s between two datagrams",
+                ));
+            }
+            Ok((BitRate(0), interval))
+        }
+        (_, None, None) => Ok(none),
+        (_, Some(_), _) => Err(bad(key("rate"), "a rate", "none but for stream and cbr")),
+        (_, None, Some(_)) => Err(bad(key("interval"), "an interval", "none but for cbr")),
+    }
 }
 
 pub(super) fn wan(w: &super::file::Wan, folder: &Path) -> Result<WanConfig, Bad> {

@@ -222,6 +222,9 @@ pub(super) struct Load {
     #[serde(default = "single")]
     pub count: u32,
     pub size: Option<SizeText>,
+    pub rate: Option<RateText>,
+    pub interval: Option<TimeText>,
+    pub class: Option<super::Class>,
     #[serde(default)]
     pub sizes: Vec<SizeText>,
     pub start: Option<TimeText>,

@@ -84,6 +84,36 @@ pub enum Kind {
     Transfer,
     /// `from` asks, `to` answers with `size` bytes.
     Request,
+    /// `from` sends over TCP at `rate`, as a camera does, until the run ends.
+    Stream,
+    /// `from` sends UDP datagrams at a constant rate, whatever becomes of them, until the run ends.
+    Cbr,
+}
+
+impl Kind {
+    /// Whether it goes on until the run ends.
+    pub fn is_endless(self) -> bool {
+        matches!(self, Self::Bulk | Self::Stream | Self::Cbr)
+    }
+}
+
+/// Class of a load's flows, as in a router's policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    Latency,
+    Balanced,
+    Bulk,
+}
+
+impl Class {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Balanced => "balanced",
+            Self::Bulk => "bulk",
+        }
+    }
 }
 
 /// What routers that are told no capacity optimise for, as in their configuration.
@@ -272,6 +302,11 @@ pub struct Load {
     pub timeout: Option<Duration>,
     pub weight: f64,
     pub open: Option<Open>,
+    pub class: Option<Class>,
+    /// Of a stream: payload.
+    pub rate: BitRate,
+    /// Of CBR: between two datagrams, whose payload is the only entry of `sizes`.
+    pub interval: Duration,
     /// Congestion control of these flows, whatever the run compares.
     pub congestion: Option<String>,
     /// Where `to` listens; one port a load, so that policies can tell loads apart.
@@ -283,7 +318,7 @@ impl Load {
     pub fn payload_from(&self, topology: &Topology) -> Side {
         let connects = topology.hosts.get(self.from).map_or(Side::A, |h| h.side);
         match self.kind {
-            Kind::Bulk | Kind::Transfer => connects,
+            Kind::Bulk | Kind::Transfer | Kind::Stream | Kind::Cbr => connects,
             Kind::Request => connects.other(),
         }
     }
