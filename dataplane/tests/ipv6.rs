@@ -8,37 +8,27 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod machine;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
-use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::LinkState;
 use mef_dataplane::drops::{DropReason, Stage};
 use mef_dataplane::host_tcp::{Endpoint, HostTcp, HostTcpConfig, Role};
-use mef_dataplane::router::{Router, Seed};
-use mef_io::{Caps, MemPort, MemWire};
+use mef_dataplane::router::Router;
+use mef_io::{MemPort, MemWire};
 use mef_packet::wire::icmpv6::{Advertisement, Error, Message};
 use mef_packet::wire::tcp_options::TcpOption;
 use mef_packet::wire::{arp, ethernet, icmpv4, ip, ipv4, ipv6, tcp, tcp_options, udp};
 use mef_packet::{Buffer, Checksum, Gso, HeapBuf, Instant, Meta, Packet};
 
-const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
+use machine::{caps, mac, public_key, seed, HOST_MAC};
+
 const A: &str = "2001:db8:1::2";
 const B: &str = "2001:db8:2::2";
 const ROUTER_A: &str = "2001:db8:1::1";
 const ROUTER_B: &str = "2001:db8:2::1";
-
-struct Machine(u8);
-impl Host for Machine {
-    fn interface_exists(&self, _: &str) -> bool {
-        true
-    }
-    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
-        Ok(PrivateKey::generate([self.0; 32]))
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Underlay {
@@ -85,12 +75,8 @@ endpoint = "{endpoint}"
 prefixes = ["10.{other}.0.0/24", "2001:db8:{other}::/48"]
 {more}
 "#,
-        PrivateKey::generate([other; 32]).public()
+        public_key(other)
     )
-}
-
-fn mac(router: u8, port: u8) -> [u8; 6] {
-    [2, 0, 0, 0, router, port]
 }
 
 struct Side {
@@ -106,31 +92,13 @@ struct Side {
 
 fn side(now: Instant, me: u8, underlay: Underlay, more: &str) -> Side {
     let text = config_text(me, underlay, more);
-    let config = config::parse(&text, Path::new("/etc/mef/r.toml"), &Machine(me))
-        .unwrap_or_else(|e| panic!("{e}"));
-    let caps = |port| Caps {
-        mtu: 1500,
-        mac: mac(me, port),
-        tcp_gso: port == 0,
-        udp_gso: false,
-        tx_checksum: false,
-    };
-    let (lan_port, lan) = MemPort::detached(caps(0), 4096);
-    let (wan_port, wan) = MemPort::detached(caps(1), 4096);
-    let mut n = u64::from(me) * 1000;
-    let seed = Seed {
-        entropy: Box::new(move || {
-            n += 1;
-            let mut e = [0; 32];
-            e[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-            e
-        }),
-        boot_id: me.into(),
-        initiation_base: 1_000_000_000_000,
-    };
+    let mut ports = [caps(me, 0, 1500), caps(me, 1, 1500)];
+    ports[0].tcp_gso = true;
+    let start = seed(me, me.into(), 1_000_000_000_000);
+    let (router, [lan, wan]) = machine::router(now, me, &text, ports, 4096, start);
     Side {
         me,
-        router: Router::new(now, config, vec![lan_port, wan_port], seed).unwrap(),
+        router,
         lan,
         wan,
         inbox: Vec::new(),

@@ -2,39 +2,29 @@
 //! counted, and the metrics over HTTP, asked while it forwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod machine;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::LinkState;
 use mef_dataplane::drops::{DropReason, Stage};
 use mef_dataplane::metrics::{render, MetricsServer};
 use mef_dataplane::report::{
     mailbox, FlowState, Mailbox, NeighbourState, Query, Reply, RouteKind, PAGE,
 };
-use mef_dataplane::router::{Router, Seed};
-use mef_io::{Caps, MemPort, MemWire};
+use mef_dataplane::router::Router;
+use mef_io::{MemPort, MemWire};
 use mef_packet::wire::checksum::Sum;
 use mef_packet::{HeapBuf, Instant, Meta, Packet};
 
-struct Machine(u8);
-
-impl Host for Machine {
-    fn interface_exists(&self, _: &str) -> bool {
-        true
-    }
-    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
-        Ok(PrivateKey::generate([self.0; 32]))
-    }
-}
+use machine::{caps, mac, public_key, seed, HOST_MAC};
 
 fn config_text(me: u8) -> String {
     let other = 3 - me;
-    let key = PrivateKey::generate([other; 32]).public();
+    let key = public_key(other);
     format!(
         r#"[router]
 name = "r{me}"
@@ -72,46 +62,23 @@ struct World {
     now: Instant,
     routers: [Router<MemPort>; 2],
     lans: [MemWire; 2],
-}
-
-const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
-
-fn caps(me: u8, port: u8) -> Caps {
-    Caps {
-        mtu: 1500,
-        mac: [2, 0, 0, 0, me, port],
-        tcp_gso: false,
-        udp_gso: false,
-        tx_checksum: false,
-    }
-}
-
-fn router(now: Instant, me: u8, wan: MemPort) -> (Router<MemPort>, MemWire) {
-    let file = Path::new("/etc/mef/r.toml");
-    let config = config::parse(&config_text(me), file, &Machine(me)).unwrap();
-    let (lan, wire) = MemPort::detached(caps(me, 0), 4096);
-    let mut n = u64::from(me) * 1000;
-    let seed = Seed {
-        entropy: Box::new(move || {
-            n += 1;
-            let mut e = [0; 32];
-            e[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-            e
-        }),
-        boot_id: u64::from(me),
-        initiation_base: 1,
-    };
-    let router = Router::new(now, config, vec![lan, wan], seed).unwrap();
-    (router, wire)
+    wans: [MemWire; 2],
 }
 
 impl World {
     fn new() -> Self {
         let now = Instant::from_millis(1000);
-        let (wan_a, wan_b) = MemPort::pair(caps(1, 1), caps(2, 1), 4096);
-        let ((a, lan_a), (b, lan_b)) = (router(now, 1, wan_a), router(now, 2, wan_b));
-        let (routers, lans) = ([a, b], [lan_a, lan_b]);
-        Self { now, routers, lans }
+        let [(a, [lan_a, wan_a]), (b, [lan_b, wan_b])] = [1, 2].map(|me| {
+            let ports = [caps(me, 0, 1500), caps(me, 1, 1500)];
+            let start = seed(me, me.into(), 1);
+            machine::router(now, me, &config_text(me), ports, 4096, start)
+        });
+        Self {
+            now,
+            routers: [a, b],
+            lans: [lan_a, lan_b],
+            wans: [wan_a, wan_b],
+        }
     }
 
     fn up() -> Self {
@@ -130,6 +97,13 @@ impl World {
             for r in &mut self.routers {
                 r.poll(self.now);
             }
+            for (i, wan) in self.wans.iter().enumerate() {
+                let mut sent = Vec::new();
+                wan.take_sent(&mut sent);
+                for p in sent {
+                    let _ = self.wans[1 - i].inject(p);
+                }
+            }
             for lan in &self.lans {
                 lan.take_sent(&mut Vec::new());
             }
@@ -142,7 +116,7 @@ impl World {
     }
 
     fn send(&self, ethertype: [u8; 2], payload: &[u8]) {
-        let frame = [&[2, 0, 0, 0, 1, 0], &HOST_MAC[..], &ethertype, payload].concat();
+        let frame = [&mac(1, 0)[..], &HOST_MAC[..], &ethertype, payload].concat();
         let _ = self.lans[0].inject(Packet {
             buf: HeapBuf::from_slice(&frame),
             meta: Meta::default(),

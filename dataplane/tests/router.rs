@@ -8,26 +8,17 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
+mod machine;
+
 use std::time::Duration;
 
-use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::LinkState;
 use mef_dataplane::drops::{DropReason, Stage};
-use mef_dataplane::router::{Router, Seed};
-use mef_io::{Caps, MemPort, MemWire};
+use mef_dataplane::router::Router;
+use mef_io::{MemPort, MemWire};
 use mef_packet::{Buffer, HeapBuf, Instant, Meta, Packet};
 
-struct Machine(u8);
-impl Host for Machine {
-    fn interface_exists(&self, _: &str) -> bool {
-        true
-    }
-    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
-        Ok(PrivateKey::generate([self.0; 32]))
-    }
-}
+use machine::{caps, mac, public_key, seed, HOST_MAC};
 
 fn config_text(me: u8, peer_key: u8) -> String {
     let other = 3 - me;
@@ -60,14 +51,8 @@ port = "wan"
 endpoint = "192.0.2.{other}:4800"
 prefixes = ["10.{other}.0.0/24"]
 "#,
-        PrivateKey::generate([peer_key; 32]).public()
+        public_key(peer_key)
     )
-}
-
-const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
-
-fn mac(router: u8, port: u8) -> [u8; 6] {
-    [2, 0, 0, 0, router, port]
 }
 
 struct Side {
@@ -81,30 +66,12 @@ struct Side {
 
 fn side(now: Instant, me: u8, peer_key: u8, boot: u64) -> Side {
     let text = config_text(me, peer_key);
-    let config = config::parse(&text, Path::new("/etc/mef/r.toml"), &Machine(me)).unwrap();
-    let caps = |port| Caps {
-        mtu: 1500,
-        mac: mac(me, port),
-        tcp_gso: false,
-        udp_gso: false,
-        tx_checksum: false,
-    };
-    let (lan_port, lan) = MemPort::detached(caps(0), 4096);
-    let (wan_port, wan) = MemPort::detached(caps(1), 4096);
-    let mut n = u64::from(me) * 1000 + boot;
-    let seed = Seed {
-        entropy: Box::new(move || {
-            n += 1;
-            let mut e = [0; 32];
-            e[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-            e
-        }),
-        boot_id: boot,
-        initiation_base: boot * 1_000_000_000_000,
-    };
+    let ports = [caps(me, 0, 1500), caps(me, 1, 1500)];
+    let start = seed(me, boot, boot * 1_000_000_000_000);
+    let (router, [lan, wan]) = machine::router(now, me, &text, ports, 4096, start);
     Side {
         me,
-        router: Router::new(now, config, vec![lan_port, wan_port], seed).unwrap(),
+        router,
         lan,
         wan,
         inbox: Vec::new(),

@@ -8,28 +8,19 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
+mod machine;
+
 use std::time::Duration;
 
-use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::{LinkState, Snapshot};
 use mef_dataplane::drops::{DropReason, Stage};
-use mef_dataplane::router::{Router, Seed};
-use mef_io::{Caps, MemPort, MemWire};
+use mef_dataplane::router::Router;
+use mef_io::{MemPort, MemWire};
 use mef_packet::wire::ecn::{self, Ecn};
 use mef_packet::wire::{ipv4, tcp, udp};
 use mef_packet::{Buffer, Checksum, Gso, HeapBuf, Instant, Meta, Packet};
 
-struct Machine(u8);
-impl Host for Machine {
-    fn interface_exists(&self, _: &str) -> bool {
-        true
-    }
-    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
-        Ok(PrivateKey::generate([self.0; 32]))
-    }
-}
+use machine::{caps, mac, public_key, seed, HOST_MAC};
 
 /// What a test adds to the configuration of a router.
 #[derive(Clone, Copy, Default)]
@@ -78,15 +69,9 @@ via = "192.0.2.{other}"
 {}
 "#,
         extra.line,
-        PrivateKey::generate([other; 32]).public(),
+        public_key(other),
         extra.end
     )
-}
-
-const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
-
-fn mac(router: u8, port: u8) -> [u8; 6] {
-    [2, 0, 0, 0, router, port]
 }
 
 struct Side {
@@ -100,30 +85,15 @@ struct Side {
 
 fn side(now: Instant, me: u8, extra: Extra) -> Side {
     let text = config_text(me, extra);
-    let config = config::parse(&text, Path::new("/etc/mef/r.toml"), &Machine(me)).unwrap();
-    let caps = |port, mtu| Caps {
-        mtu,
-        mac: mac(me, port),
-        tcp_gso: false,
-        udp_gso: false,
-        tx_checksum: false,
-    };
-    let (lan_port, lan) = MemPort::detached(caps(0, extra.lan_mtu.unwrap_or(9000)), 4096);
-    let (wan_port, wan) = MemPort::detached(caps(1, 1500), 4096);
-    let mut n = u64::from(me) * 1000;
-    let seed = Seed {
-        entropy: Box::new(move || {
-            n += 1;
-            let mut e = [0; 32];
-            e[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-            e
-        }),
-        boot_id: u64::from(me),
-        initiation_base: 1_000_000_000_000,
-    };
+    let ports = [
+        caps(me, 0, extra.lan_mtu.unwrap_or(9000)),
+        caps(me, 1, 1500),
+    ];
+    let start = seed(me, me.into(), 1_000_000_000_000);
+    let (router, [lan, wan]) = machine::router(now, me, &text, ports, 4096, start);
     Side {
         me,
-        router: Router::new(now, config, vec![lan_port, wan_port], seed).unwrap(),
+        router,
         lan,
         wan,
         inbox: Vec::new(),

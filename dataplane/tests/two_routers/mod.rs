@@ -8,34 +8,25 @@
 //! The hosts are the endpoints that the router itself uses, in the hosts' place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
+#[path = "../machine/mod.rs"]
+mod machine;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
-use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::{LinkState, Snapshot};
 use mef_dataplane::drops::{DropReason, Stage};
 use mef_dataplane::host_tcp::{Endpoint, HostTcp, HostTcpConfig, Role};
-use mef_dataplane::router::{Router, Seed};
+use mef_dataplane::router::Router;
 use mef_io::{Caps, MemPort, MemWire};
 use mef_packet::{Buffer, Checksum, Gso, HeapBuf, Instant, Meta, Packet};
 
+use machine::{caps, mac, public_key, seed, HOST_MAC};
+
 pub const A: [u8; 4] = [10, 1, 0, 2];
 pub const B: [u8; 4] = [10, 2, 0, 2];
-const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 const STEP: Duration = Duration::from_micros(500);
-
-struct Machine(u8);
-impl Host for Machine {
-    fn interface_exists(&self, _: &str) -> bool {
-        true
-    }
-    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
-        Ok(PrivateKey::generate([self.0; 32]))
-    }
-}
 
 /// What a test may set of both routers.
 #[derive(Clone, Debug)]
@@ -97,12 +88,8 @@ prefixes = ["10.{other}.0.0/24"]
 "#,
         s.router,
         rate = s.rate,
-        key = PrivateKey::generate([other; 32]).public(),
+        key = public_key(other),
     )
-}
-
-fn mac(router: u8, port: u8) -> [u8; 6] {
-    [2, 0, 0, 0, router, port]
 }
 
 /// One router and what is plugged into it.
@@ -137,42 +124,18 @@ pub struct World {
     seed: u64,
 }
 
-fn caps(me: u8, port: u8) -> Caps {
-    Caps {
-        mtu: 1500,
-        mac: mac(me, port),
-        tcp_gso: true,
-        udp_gso: false,
-        tx_checksum: true,
-    }
-}
-
 fn side(now: Instant, me: u8, s: &Settings, boot: u64, base: u64) -> Side {
     let text = config_text(me, s);
-    let config = config::parse(&text, Path::new("/etc/mef/r.toml"), &Machine(me)).unwrap();
-    let (lan_port, lan) = MemPort::detached(caps(me, 0), 1 << 16);
-    let (wan_port, wan) = MemPort::detached(caps(me, 1), 1 << 16);
-    let mut n = u64::from(me) * 1000 + boot * 7919;
-    let seed = Seed {
-        entropy: Box::new(move || {
-            n += 1;
-            let mut e = [0; 32];
-            for (i, c) in e.chunks_mut(8).enumerate() {
-                let x = (n ^ (i as u64) << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                c.copy_from_slice(
-                    &(x ^ x >> 29)
-                        .wrapping_mul(0xBF58_476D_1CE4_E5B9)
-                        .to_be_bytes(),
-                );
-            }
-            e
-        }),
-        boot_id: boot,
-        initiation_base: base,
-    };
+    let ports = [0, 1].map(|port| Caps {
+        tcp_gso: true,
+        tx_checksum: true,
+        ..caps(me, port, 1500)
+    });
+    let start = seed(me, boot, base);
+    let (router, [lan, wan]) = machine::router(now, me, &text, ports, 1 << 16, start);
     Side {
         me,
-        router: Router::new(now, config, vec![lan_port, wan_port], seed).unwrap(),
+        router,
         lan,
         wan,
         hosts: HashMap::new(),
