@@ -19,7 +19,7 @@ STEP = @printf '\n\033[1m==> %s\033[0m\n'
 # Measurements would disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench explore fuzz lint clean root
+.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench pages explore fuzz lint clean root
 
 help: ## Show this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -106,6 +106,10 @@ gate: root build
 
 bench: root build ## Measure the figures of the README's table anew, into report/bench (about an hour and a half)
 	@benches/run $(MEF) $(OUT)/bench
+
+pages: root build ## Load times of a page with 60 objects in Chromium (about ten minutes)
+	@.ci/install chromium nginx-light openssl python3
+	@benches/pages $(MEF) $(OUT)/bench
 
 CASES ?= 20000
 
