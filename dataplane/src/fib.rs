@@ -42,6 +42,7 @@ const MARTIAN: [(IpAddr, u8); 7] = [
 /// Whether `address` can neither be a sender that is answered through the forwarding table nor be
 /// forwarded to. IPv4: 0/8, 127/8, multicast, reserved and limited broadcast. IPv6: ::/64, link-local
 /// (which has a meaning on one port only) and multicast.
+#[inline]
 pub const fn is_martian(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
@@ -67,7 +68,8 @@ pub struct Fib {
     routes: PrefixTable<Route>,
     sources: PrefixTable<PeerId>,
     /// The router's own addresses in order, so that asking for them touches no table.
-    own: Vec<IpAddr>,
+    own_v4: Vec<Ipv4Addr>,
+    own_v6: Vec<Ipv6Addr>,
 }
 
 impl Fib {
@@ -112,12 +114,20 @@ impl Fib {
                 .filter_map(|&(a, len)| Some((IpNet::new(a, len).ok()?, None))),
         );
         let addresses = ports.iter().flat_map(|p| &p.addresses);
-        let mut own: Vec<IpAddr> = addresses.map(IpNet::addr).collect();
-        own.sort_unstable();
+        let (mut own_v4, mut own_v6) = (Vec::new(), Vec::new());
+        for net in addresses {
+            match net.addr() {
+                IpAddr::V4(a) => own_v4.push(a),
+                IpAddr::V6(a) => own_v6.push(a),
+            }
+        }
+        own_v4.sort_unstable();
+        own_v6.sort_unstable();
         Self {
             routes: PrefixTable::new(routes),
             sources: PrefixTable::new(sources),
-            own,
+            own_v4,
+            own_v6,
         }
     }
 
@@ -142,16 +152,22 @@ impl Fib {
     /// Whether `address` is one of the router's own.
     #[inline]
     pub fn is_own(&self, address: IpAddr) -> bool {
-        self.own.binary_search(&address).is_ok()
+        match address {
+            IpAddr::V4(a) => self.own_v4.binary_search(&a).is_ok(),
+            IpAddr::V6(a) => self.own_v6.binary_search(&a).is_ok(),
+        }
     }
 
-    /// Has the processor fetch what lookups of `destinations` will need: independent of each other,
+    /// As [`lookup`](Self::lookup) for the `destination` of each of `packets`, appended to `routes`;
     /// they wait for memory together rather than one after the other.
     #[inline]
-    pub fn warm(&self, destinations: impl Iterator<Item = IpAddr>) {
-        for destination in destinations {
-            std::hint::black_box(self.routes.lookup(destination));
-        }
+    pub fn lookup_all<T>(
+        &self,
+        packets: &[T],
+        destination: impl Fn(&T) -> IpAddr,
+        routes: &mut Vec<Option<Route>>,
+    ) {
+        self.routes.lookup_all(packets, destination, routes);
     }
 }
 
@@ -369,12 +385,17 @@ mod tests {
                 let (low, high) = (p.network(), p.broadcast());
                 [low, high, step(low, -1), step(high, 1)]
             });
-            for a in edges.chain(random) {
+            let all: Vec<IpAddr> = edges.chain(random).collect();
+            let mut together = Vec::new();
+            table.lookup_all(&all, |a| *a, &mut together);
+            prop_assert_eq!(together.len(), all.len());
+            for (a, found) in all.into_iter().zip(together) {
                 let expected = match a {
                     IpAddr::V4(a) => v4.get_lpm(&a.into()).and_then(|(_, v)| *v),
                     IpAddr::V6(a) => v6.get_lpm(&a.into()).and_then(|(_, v)| *v),
                 };
                 prop_assert_eq!(table.lookup(a), expected, "{}", a);
+                prop_assert_eq!(found, expected, "{} among others", a);
             }
         }
 

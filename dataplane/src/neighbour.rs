@@ -165,6 +165,21 @@ pub struct Neighbours<T> {
     tables: Vec<Table<T>>,
     timers: BTreeSet<(Instant, PortId, IpAddr)>,
     events: VecDeque<Event<T>>,
+    /// Some that are known and marked as used, until anything changes.
+    recent: [Option<(PortId, IpAddr, MacAddr)>; RECENT],
+}
+
+/// Neighbours that are found without a search.
+const RECENT: usize = 16;
+
+/// Where a neighbour stands among the recent ones.
+#[inline]
+fn recent_place(ip: IpAddr) -> usize {
+    let low = match ip {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    usize::from(low) % RECENT
 }
 
 impl<T> Neighbours<T> {
@@ -180,12 +195,20 @@ impl<T> Neighbours<T> {
             tables: interfaces.into_iter().map(table).collect(),
             timers: BTreeSet::new(),
             events: VecDeque::new(),
+            recent: [None; RECENT],
         }
     }
 
     /// The MAC address of `ip` on `port`; an unknown one is asked for.
     #[inline]
     pub fn resolve(&mut self, now: Instant, port: PortId, ip: IpAddr) -> Resolution {
+        match self.recent[recent_place(ip)] {
+            Some((at, of, mac)) if at == port && of == ip => Resolution::Known(mac),
+            _ => self.look_up(now, port, ip),
+        }
+    }
+
+    fn look_up(&mut self, now: Instant, port: PortId, ip: IpAddr) -> Resolution {
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return Resolution::Refused(DropReason::UnresolvedNeighbour);
         };
@@ -193,7 +216,10 @@ impl<T> Neighbours<T> {
             Some(entry) => {
                 entry.used = true;
                 match entry.state {
-                    State::Reachable(mac) | State::Probing { mac, .. } => Resolution::Known(mac),
+                    State::Reachable(mac) | State::Probing { mac, .. } => {
+                        self.recent[recent_place(ip)] = Some((port, ip, mac));
+                        Resolution::Known(mac)
+                    }
                     State::Incomplete { .. } => Resolution::Pending,
                 }
             }
@@ -309,6 +335,7 @@ impl<T> Neighbours<T> {
 
     /// Takes over what a neighbour said; `wait` is how long to believe it while it is in use.
     fn learn(&mut self, now: Instant, port: PortId, ip: IpAddr, mac: MacAddr, wait: Duration) {
+        self.recent = [None; RECENT];
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return;
         };
@@ -358,6 +385,7 @@ impl<T> Neighbours<T> {
     /// Repeats requests, probes old entries and gives up on silent ones.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(&(at, port, ip)) = self.timers.first().filter(|(at, _, _)| *at <= now) {
+            self.recent = [None; RECENT];
             self.timers.remove(&(at, port, ip));
             let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
                 continue;

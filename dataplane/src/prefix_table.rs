@@ -123,30 +123,68 @@ impl<V: Copy> PrefixTable<V> {
     /// The value of the longest prefix that contains `address`.
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<V> {
-        let entry = match address {
-            IpAddr::V4(a) => {
-                let [a, b, c, d] = a.octets();
-                let root = *self.roots[0].get(usize::from(u16::from_be_bytes([a, b])))?;
-                self.follow(root, &[c, d])?
+        let root = self.root(&address);
+        self.value(match address {
+            IpAddr::V4(a) => self.follow(root, &a.octets()[2..]),
+            IpAddr::V6(a) => self.follow(root, &a.octets()[2..]),
+        })
+    }
+
+    /// The values of the `address` of all `items` in their order, appended to `found`. Each step is
+    /// taken for many of them before the next one is taken for any: they wait for memory together.
+    pub fn lookup_all<T>(
+        &self,
+        items: &[T],
+        address: impl Fn(&T) -> IpAddr,
+        found: &mut Vec<Option<V>>,
+    ) {
+        const TOGETHER: usize = 64;
+        for items in items.chunks(TOGETHER) {
+            let mut entries = [0; TOGETHER];
+            let each = || items.iter().map(&address);
+            for (entry, address) in entries.iter_mut().zip(each()) {
+                *entry = self.root(&address);
             }
-            IpAddr::V6(a) => {
-                let [a, b, rest @ ..] = a.octets();
-                let root = *self.roots[1].get(usize::from(u16::from_be_bytes([a, b])))?;
-                self.follow(root, &rest)?
+            for (entry, address) in entries.iter_mut().zip(each()) {
+                *entry = match address {
+                    IpAddr::V4(a) => self.follow(*entry, &a.octets()[2..3]),
+                    IpAddr::V6(a) => self.follow(*entry, &a.octets()[2..3]),
+                };
             }
-        };
-        *self.values.get((entry as usize).checked_sub(1)?)?
+            for (entry, address) in entries.iter_mut().zip(each()) {
+                *entry = match address {
+                    IpAddr::V4(a) => self.follow(*entry, &a.octets()[3..]),
+                    IpAddr::V6(a) => self.follow(*entry, &a.octets()[3..]),
+                };
+            }
+            found.extend(entries.iter().zip(each()).map(|(e, _)| self.value(*e)));
+        }
     }
 
     #[inline]
-    fn follow(&self, mut entry: u32, octets: &[u8]) -> Option<u32> {
+    fn root(&self, address: &IpAddr) -> u32 {
+        let (root, high) = match address {
+            IpAddr::V4(a) => (&self.roots[0], (a.to_bits() >> ROOT_BITS) as usize),
+            IpAddr::V6(a) => (&self.roots[1], usize::from(a.segments()[0])),
+        };
+        root.get(high).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn follow(&self, mut entry: u32, octets: &[u8]) -> u32 {
         for octet in octets {
             if entry & CHILD == 0 {
                 break;
             }
-            entry = self.nodes.get((entry & !CHILD) as usize)?[usize::from(*octet)];
+            let node = self.nodes.get((entry & !CHILD) as usize);
+            entry = node.map_or(0, |n| n[usize::from(*octet)]);
         }
-        Some(entry)
+        entry
+    }
+
+    #[inline]
+    fn value(&self, entry: u32) -> Option<V> {
+        *self.values.get((entry as usize).checked_sub(1)?)?
     }
 
     /// Memory of roots and nodes, bytes.

@@ -32,7 +32,7 @@ pub enum Checksum {
 /// Travels with every packet; `Copy`, at most one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meta {
-    /// The port it came in through, or is to leave by.
+    /// The port it came in through.
     pub port: PortId,
     /// When the kernel or the NIC received it.
     pub rx_time: Instant,

@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use mef_io::Port;
-use mef_packet::wire::{ip, tcp};
-use mef_packet::{Buffer, Instant, Packet, PortId};
+use mef_packet::wire::{ip, ipv4, tcp};
+use mef_packet::{Buffer, Gso, Instant, Packet, PortId};
 
+use super::ingress::Transit;
 use super::manner::Manner;
 use super::mss;
 use super::pipeline::{dropped, Step};
-use super::route::{tuple_of, Classified, Routed};
+use super::route::{tuple_of, Classified};
 use super::Router;
 use crate::config::{PeerId, Treatment};
 use crate::drops::{DropReason, Stage};
@@ -21,32 +22,50 @@ use crate::icmp::IcmpError;
 const MP_JOIN: u8 = 1;
 
 impl<P: Port> Router<P> {
-    pub(super) fn carry(&mut self, now: Instant, routed: Routed<P::Buf>) -> Step<()> {
-        let Routed { from, route } = routed;
-        match route {
+    pub(super) fn carry(
+        &mut self,
+        now: Instant,
+        mut packet: Packet<P::Buf>,
+        transit: &Transit,
+        route: &Route,
+    ) -> Step<()> {
+        let (port, next_hop) = match *route {
+            Route::Connected { port } => (port, transit.dst),
+            Route::Via { port, next_hop } => (port, next_hop),
             Route::Peer(peer) => {
                 self.counters.at_link(peer.0);
+                Self::validate_transport(&mut packet, transit)?;
+                let from = self.classify(packet)?;
                 self.icmp_for_flow(now, &from)?;
-                match self.manner(now, peer, &from) {
+                return match self.manner(now, peer, &from) {
                     Manner::Split => self.carry_split(now, peer, from),
                     Manner::Datagram => self.carry_datagram(now, peer, from),
                     past @ (Manner::Plain | Manner::Fallback) => {
                         self.carry_plain(now, peer, past, from)
                     }
-                }
-            }
-            Route::Connected { port } => {
-                self.admit_plain(now, &from)?;
-                self.forward(now, port, from.tuple.destination, from)
-            }
-            Route::Via { port, next_hop } => {
-                self.admit_plain(now, &from)?;
-                self.forward(now, port, next_hop, from)
+                };
             }
             Route::Local(_) | Route::Broadcast(_) => {
-                dropped(Stage::Carry, DropReason::MartianDestination)
+                return dropped(Stage::Carry, DropReason::MartianDestination)
             }
+        };
+        if self.passes(port, transit, &packet) {
+            self.send_ip(now, port, next_hop, packet);
+            return Ok(());
         }
+        let from = self.classify(packet)?;
+        self.admit_plain(now, &from)?;
+        self.forward(now, port, next_hop, from)
+    }
+
+    /// Whether a packet in the clear goes out of `port` as it is, whatever its flow: no policy, line
+    /// or size has a say in it.
+    fn passes(&self, port: PortId, transit: &Transit, packet: &Packet<P::Buf>) -> bool {
+        let out = self.ports.get(usize::from(port.0));
+        out.is_some_and(|p| p.line.is_none() && packet.buf.len() <= usize::from(p.mtu))
+            && packet.meta.gso == Gso::None
+            && self.fib.peer_of(transit.src).is_none()
+            && !(transit.protocol == ipv4::PROTOCOL_TCP && mss::is_syn(packet.buf.bytes()))
     }
 
     /// TCP whose meaning is end to end: authenticated segments (RFC 2385, RFC 5925), and a connection
@@ -95,7 +114,7 @@ impl<P: Port> Router<P> {
                     Err(reason) => dropped(Stage::Open, reason),
                 }
             }
-            Some(route @ (Route::Connected { .. } | Route::Via { .. })) => {
+            Some(Route::Connected { .. } | Route::Via { .. }) => {
                 if icmp && self.icmp_into_flow(now, &bytes) {
                     return Ok(());
                 }
@@ -131,7 +150,6 @@ impl<P: Port> Router<P> {
                     port,
                     tuple,
                     treatment,
-                    found: Some(route),
                 };
                 self.forward(now, port, next_hop, from)
             }

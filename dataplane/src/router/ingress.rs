@@ -1,32 +1,54 @@
 //! Ingress: is this a packet we can work with, and is it for the router itself?
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mef_io::Port;
-use mef_packet::wire::{checksum, ethernet, ip, ipv4, ipv6, tcp, udp};
+use mef_packet::wire::{checksum, ethernet, ip, ipv4, ipv6, tcp, udp, WireError};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
 
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
 use crate::drops::{DropReason, Stage};
-use crate::fib::{is_martian, Route};
+use crate::fib::is_martian;
 use crate::host_tcp;
 use crate::icmp::IcmpError;
 
-/// A valid IP packet that is to go further; its buffer begins with the IP header.
-pub(super) struct Transit<B> {
-    pub packet: Packet<B>,
-    pub port: PortId,
-    pub route: Option<Route>,
+/// What is known of a valid IP packet that is to go further; its buffer begins with the IP header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transit {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub protocol: u8,
+    pub ttl: u8,
+    pub fragment: bool,
 }
 
-/// The destination of what may be an IP packet behind an Ethernet header; nothing is checked yet.
-pub(super) fn destination(frame: &[u8]) -> Option<IpAddr> {
-    let ip = frame.get(ethernet::HEADER_LEN..)?;
-    match ip.first()? >> 4 {
-        4 => Some(IpAddr::from(*ip.get(16..)?.first_chunk::<4>()?)),
-        6 => Some(IpAddr::from(*ip.get(24..)?.first_chunk::<16>()?)),
-        _ => None,
+impl Transit {
+    /// Stands for nothing yet.
+    pub const NONE: Self = Self {
+        src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        protocol: 0,
+        ttl: 0,
+        fragment: false,
+    };
+
+    /// Reads the header of the IP packet that `bytes` begin with; its length. Written field by field
+    /// to where it stays: to move it right after would wait for the stores.
+    #[inline]
+    fn read(&mut self, bytes: &[u8]) -> Result<usize, WireError> {
+        if ip::version(bytes) == 6 {
+            let v = ipv6::View::parse(bytes)?;
+            (self.src, self.dst) = (v.src().into(), v.dst().into());
+            (self.protocol, self.ttl) = (v.protocol(), v.hop_limit());
+            self.fragment = v.is_fragment();
+            return Ok(v.total_len());
+        }
+        let v = ipv4::View::parse(bytes)?;
+        (self.src, self.dst) = (v.src().into(), v.dst().into());
+        (self.protocol, self.ttl) = (v.protocol(), v.ttl());
+        self.fragment = v.is_fragment();
+        Ok(v.total_len().into())
     }
 }
 
@@ -34,8 +56,9 @@ impl<P: Port> Router<P> {
     pub(super) fn ingress(
         &mut self,
         now: Instant,
-        mut packet: Packet<P::Buf>,
-    ) -> Step<Transit<P::Buf>> {
+        packet: &mut Packet<P::Buf>,
+        transit: &mut Transit,
+    ) -> Step<()> {
         let port = packet.meta.port;
         let mac = self
             .ports
@@ -68,22 +91,19 @@ impl<P: Port> Router<P> {
         if ip::version(packet.buf.bytes()) != version_of(header.ethertype) {
             return dropped(Stage::Ingress, DropReason::BadVersion);
         }
-        let (src, dst, protocol, total, fragment) = match ip::View::parse(packet.buf.bytes()) {
-            Ok(v) => (
-                v.src(),
-                v.dst(),
-                v.protocol(),
-                v.total_len(),
-                v.is_fragment(),
-            ),
+        let total = match transit.read(packet.buf.bytes()) {
+            Ok(total) => total,
             Err(e) => return dropped(Stage::Ingress, e),
         };
+        let src = transit.src;
         // Ethernet pads short frames.
         packet.buf.truncate(total);
-        if src.is_ipv6() && (protocol == ipv6::PROTOCOL_ICMPV6 || is_martian(src)) {
+        if src.is_ipv6() && (transit.protocol == ipv6::PROTOCOL_ICMPV6 || is_martian(src)) {
             // Neighbours speak of and from addresses that the forwarding table does not know.
-            if let Some(local) = self.between_neighbours(now, port, &mut packet)? {
-                return self.local(now, port, packet, local);
+            if let Some(protocol) = self.between_neighbours(now, port, packet)? {
+                transit.protocol = protocol;
+                self.local(now, packet, transit)?;
+                return Err(Stop::Done);
             }
         }
         if is_martian(src) {
@@ -96,16 +116,7 @@ impl<P: Port> Router<P> {
             // Broadcasts end at a router.
             return dropped(Stage::Ingress, DropReason::MartianDestination);
         }
-        self.validate_transport(&mut packet, protocol, fragment)?;
-        match self.fib.lookup(dst) {
-            Some(Route::Local(_)) => self.local(now, port, packet, protocol),
-            Some(Route::Broadcast(_)) => dropped(Stage::Ingress, DropReason::MartianDestination),
-            route => Ok(Transit {
-                packet,
-                port,
-                route,
-            }),
-        }
+        Ok(())
     }
 
     /// IPv6 between neighbours: Neighbour Discovery is done here; what is for the router's own
@@ -146,16 +157,11 @@ impl<P: Port> Router<P> {
     }
 
     /// Damaged segments must not reach a byte stream: what the kernel or the NIC has not verified, we do.
-    fn validate_transport(
-        &self,
-        packet: &mut Packet<P::Buf>,
-        protocol: u8,
-        fragment: bool,
-    ) -> Step<()> {
-        if fragment
+    pub(super) fn validate_transport(packet: &mut Packet<P::Buf>, transit: &Transit) -> Step<()> {
+        if transit.fragment
             || packet.meta.checksum != Checksum::Complete
             || packet.meta.gso != Gso::None
-            || protocol != ipv4::PROTOCOL_TCP
+            || transit.protocol != ipv4::PROTOCOL_TCP
         {
             return Ok(());
         }
@@ -172,13 +178,14 @@ impl<P: Port> Router<P> {
     }
 
     /// What is addressed to the router itself.
-    fn local(
+    pub(super) fn local(
         &mut self,
         now: Instant,
-        port: PortId,
-        mut packet: Packet<P::Buf>,
-        protocol: u8,
-    ) -> Step<Transit<P::Buf>> {
+        packet: &mut Packet<P::Buf>,
+        transit: &Transit,
+    ) -> Step<()> {
+        Self::validate_transport(packet, transit)?;
+        let (port, protocol) = (packet.meta.port, transit.protocol);
         if protocol == ipv4::PROTOCOL_UDP {
             let view = ip::View::parse_unverified(packet.buf.bytes());
             let ends = view.ok().and_then(|v| {
@@ -197,7 +204,7 @@ impl<P: Port> Router<P> {
             let listens = line.filter(|l| self.lines.get(*l).is_some_and(|l| l.listen == dst_port));
             if let Some(line) = listens {
                 let from = SocketAddr::new(src, src_port);
-                return self.open(now, line, from, &mut packet, at);
+                return self.open(now, line, from, packet, at);
             }
             self.complain(now, port, packet.buf.bytes(), IcmpError::PortUnreachable);
             return dropped(Stage::Ingress, DropReason::NoListener);
@@ -215,7 +222,7 @@ impl<P: Port> Router<P> {
             match self.icmp.echo_reply(now, packet.buf.bytes(), &mut out) {
                 Ok(()) => {
                     self.send_answer(now, port, &out);
-                    Err(Stop::Done)
+                    Ok(())
                 }
                 Err(reason) => dropped(Stage::Ingress, reason),
             }

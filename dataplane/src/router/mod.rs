@@ -12,6 +12,7 @@ mod crossing;
 mod datagram;
 mod drain;
 mod ingress;
+mod laps;
 mod manner;
 mod mss;
 mod open;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use mef_crypto::{Gate, Responder};
 use mef_io::Port;
 use mef_packet::wire::ecn::Ecn;
-use mef_packet::{BitRate, Buffer, Bytes, Instant, Packet, PortId};
+use mef_packet::{BitRate, Bytes, Instant, Packet, PortId};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::line::Line;
 use mef_protocol::link::{DatagramStats, LinkConfig};
@@ -49,6 +50,8 @@ use crate::rate::RateLimit;
 use crate::stats::Histogram;
 
 use drain::Drain;
+use laps::Lap;
+pub use laps::Laps;
 
 /// Packets taken from a port at a time.
 pub const BATCH: usize = 64;
@@ -144,6 +147,8 @@ pub struct Router<P: Port> {
     /// Time of datagrams in the queues of the lines.
     waited: Histogram,
     inbox: Vec<Packet<P::Buf>>,
+    batch: pipeline::Batch,
+    laps: Laps,
     scratch: Vec<u8>,
     inner: Vec<u8>,
     stats: Tallies,
@@ -294,6 +299,8 @@ impl<P: Port> Router<P> {
             retry_blocked: now,
             waited: Histogram::new(),
             inbox: Vec::new(),
+            batch: pipeline::Batch::default(),
+            laps: Laps::default(),
             scratch: Vec::new(),
             inner: Vec::new(),
             stats: Tallies::default(),
@@ -310,19 +317,15 @@ impl<P: Port> Router<P> {
     /// whether to be called again at once.
     pub fn poll(&mut self, now: Instant) -> bool {
         let mut busy = false;
+        self.laps.start();
         for i in 0..self.ports.len() {
             let mut inbox = core::mem::take(&mut self.inbox);
             if let Some(p) = self.ports.get_mut(i) {
                 busy |= p.port.rx(&mut inbox, BATCH) > 0;
             }
-            if inbox.len() > 1 {
-                let bytes = inbox.iter().map(|p| p.buf.bytes());
-                self.fib.warm(bytes.filter_map(ingress::destination));
-            }
-            for mut packet in inbox.drain(..) {
-                packet.meta.port = PortId(u16::try_from(i).unwrap_or(u16::MAX));
-                self.push(now, packet);
-            }
+            self.laps.end(Lap::Rx);
+            let port = PortId(u16::try_from(i).unwrap_or(u16::MAX));
+            self.push(now, port, &mut inbox);
             self.inbox = inbox;
         }
         self.timers(now);
@@ -337,11 +340,15 @@ impl<P: Port> Router<P> {
             self.flush();
             return true;
         }
+        self.laps.end(Lap::Flows);
         self.pull(now);
+        self.laps.end(Lap::Pull);
         // What was pulled made room: the hosts' next bytes are read before the next wake-up.
         self.take_link_events(now);
         self.pump_dirty(now);
+        self.laps.end(Lap::Flows);
         self.flush();
+        self.laps.end(Lap::Tx);
         busy
     }
 
@@ -420,6 +427,10 @@ impl<P: Port> Router<P> {
     }
     pub fn flow_count(&self) -> usize {
         self.flows.len()
+    }
+    /// Cycles that the stages have taken, measured from the first call on.
+    pub fn laps(&mut self) -> Laps {
+        self.laps.measure()
     }
     pub fn counters(&self) -> &Counters {
         &self.counters

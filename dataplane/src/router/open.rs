@@ -9,7 +9,6 @@ use mef_packet::{Buffer, Gso, Instant, Packet};
 use mef_protocol::link::PacketError;
 use mef_protocol::recv_stream::StreamError;
 
-use super::ingress::Transit;
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
 use crate::drops::{DropReason, Stage};
@@ -24,7 +23,7 @@ impl<P: Port> Router<P> {
         from: SocketAddr,
         packet: &mut Packet<P::Buf>,
         at: usize,
-    ) -> Step<Transit<P::Buf>> {
+    ) -> Step<()> {
         self.outer = Ecn::of(packet.buf.bytes());
         let gso = packet.meta.gso == Gso::Udp && packet.meta.gso_size > 0;
         let Some(payload) = packet.buf.bytes_mut().get_mut(at..) else {
@@ -40,7 +39,7 @@ impl<P: Port> Router<P> {
                 self.counters.count(stage, reason);
             }
         }
-        Err(Stop::Done)
+        Ok(())
     }
 
     fn open_one(

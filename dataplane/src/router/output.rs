@@ -237,7 +237,6 @@ impl<P: Port> Router<P> {
             self.counters.count(Stage::Tx, DropReason::NoRoom);
             return;
         }
-        packet.meta.port = port;
         p.out.push(packet);
         if p.out.len() >= super::BATCH {
             Self::flush_port(p);

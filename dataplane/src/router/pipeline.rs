@@ -2,17 +2,24 @@
 //! or another port, and from the queues to the wire.
 //!
 //! ```text
-//! push: rx -> Ingress -> Classify -> Route -> Carry -> a flow's queue, or a port
-//!                '-> Open -> frames -> events: host bytes, datagrams -> a port
+//! push: rx -> Ingress -> FIB -> Route -> Carry -> a flow's queue, or a port
+//!                          '-> Open -> frames -> events: host bytes, datagrams -> a port
 //! pull: Line (budget, fair share) -> Pack -> Seal -> tx
 //! ```
+//! The packets of a batch stay where rx put them, and what is known of each stands
+//! beside it, until the last stage takes them out one by one. Ingress and the
+//! forwarding table are done for the whole batch, so that its packets wait for
+//! memory together.
 
 use mef_io::Port;
-use mef_packet::{Instant, Packet};
+use mef_packet::{Instant, Packet, PortId};
 use mef_protocol::line::Departure;
 
+use super::ingress::Transit;
+use super::laps::Lap;
 use super::Router;
 use crate::drops::{DropReason, Stage};
+use crate::fib::Route;
 
 /// Why a packet does not go on to the next stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +36,83 @@ pub(super) fn dropped<T>(stage: Stage, reason: impl Into<DropReason>) -> Step<T>
     Err(Stop::Drop(stage, reason.into()))
 }
 
+/// What is known of the packets of a batch, in their order.
+#[derive(Default)]
+pub(super) struct Batch {
+    transits: Vec<Transit>,
+    routes: Vec<Option<Route>>,
+    /// Ingress has not been its end.
+    go_on: Vec<bool>,
+}
+
+impl Batch {
+    /// None for a packet that has come to its end.
+    fn iter(&self) -> impl Iterator<Item = (Option<&Transit>, &Option<Route>)> {
+        let transits = self.transits.iter().zip(&self.go_on);
+        let transits = transits.map(|(t, on)| on.then_some(t));
+        transits.zip(&self.routes)
+    }
+}
+
 impl<P: Port> Router<P> {
-    /// Takes one packet from its port as far as it goes now.
-    pub(super) fn push(&mut self, now: Instant, packet: Packet<P::Buf>) {
-        self.counters.at_port(packet.meta.port.0);
-        let journey = self
-            .ingress(now, packet)
-            .and_then(|transit| self.classify(transit))
-            .and_then(|classified| self.route(now, classified))
-            .and_then(|routed| self.carry(now, routed));
-        if let Err(Stop::Drop(stage, reason)) = journey {
-            self.counters.count(stage, reason);
+    /// Takes packets that came in at `port` as far as they go now.
+    pub(super) fn push(&mut self, now: Instant, port: PortId, inbox: &mut Vec<Packet<P::Buf>>) {
+        if inbox.is_empty() {
+            return;
+        }
+        let mut batch = core::mem::take(&mut self.batch);
+        batch.transits.resize(inbox.len(), Transit::NONE);
+        batch.go_on.clear();
+        for (packet, transit) in inbox.iter_mut().zip(&mut batch.transits) {
+            packet.meta.port = port;
+            self.counters.at_port(port.0);
+            let step = self.ingress(now, packet, transit);
+            batch.go_on.push(self.continued(step).is_some());
+        }
+        self.laps.end(Lap::Ingress);
+        batch.routes.clear();
+        let destination = |transit: &Transit| transit.dst;
+        self.fib
+            .lookup_all(&batch.transits, destination, &mut batch.routes);
+        self.laps.end(Lap::Fib);
+        for (packet, (transit, route)) in inbox.drain(..).zip(batch.iter()) {
+            let Some(transit) = transit else { continue };
+            self.counters.at_port(port.0);
+            let step = self.onward(now, packet, transit, route);
+            self.continued(step);
         }
         self.counters.elsewhere();
+        self.laps.end(Lap::Carry);
+        self.batch = batch;
+    }
+
+    /// Counts what did not get past a stage.
+    fn continued<T>(&mut self, step: Step<T>) -> Option<T> {
+        match step {
+            Ok(next) => Some(next),
+            Err(Stop::Done) => None,
+            Err(Stop::Drop(stage, reason)) => {
+                self.counters.count(stage, reason);
+                None
+            }
+        }
+    }
+
+    fn onward(
+        &mut self,
+        now: Instant,
+        mut packet: Packet<P::Buf>,
+        transit: &Transit,
+        route: &Option<Route>,
+    ) -> Step<()> {
+        match route {
+            Some(Route::Local(_)) => self.local(now, &mut packet, transit),
+            Some(Route::Broadcast(_)) => dropped(Stage::Ingress, DropReason::MartianDestination),
+            found => {
+                let route = self.route(now, &mut packet, transit, found.as_ref())?;
+                self.carry(now, packet, transit, route)
+            }
+        }
     }
 
     /// Sends what the lines may send now.
@@ -60,9 +131,7 @@ impl<P: Port> Router<P> {
                         self.send_plain(now, line, plain)
                     }
                 };
-                if let Err(Stop::Drop(stage, reason)) = done {
-                    self.counters.count(stage, reason);
-                }
+                self.continued(done);
             }
         }
         self.counters.elsewhere();

@@ -1,12 +1,13 @@
-//! Classify and Route: which flow a packet belongs to, how policy carries it,
-//! and where the forwarding table sends it.
+//! Route and Classify: where the forwarding table sends a packet, which flow it
+//! belongs to and how policy carries it. Only packets that a policy or a queue
+//! has a say in are classified.
 
 use mef_io::Port;
 use mef_packet::wire::{ip, ipv4};
 use mef_packet::{Buffer, Instant, Packet, PortId};
 
 use super::ingress::Transit;
-use super::pipeline::{dropped, Step};
+use super::pipeline::{dropped, Step, Stop};
 use super::Router;
 use crate::config::{FlowTuple, Treatment};
 use crate::drops::{DropReason, Stage};
@@ -19,14 +20,6 @@ pub(super) struct Classified<B> {
     pub port: PortId,
     pub tuple: FlowTuple,
     pub treatment: Treatment,
-    /// As Ingress found it.
-    pub found: Option<Route>,
-}
-
-/// A packet that knows where it goes.
-pub(super) struct Routed<B> {
-    pub from: Classified<B>,
-    pub route: Route,
 }
 
 /// The flow of an IP packet; ports are 0 in later fragments and where the protocol has none.
@@ -48,54 +41,46 @@ pub(super) fn tuple_of(bytes: &[u8]) -> Option<FlowTuple> {
 }
 
 impl<P: Port> Router<P> {
-    pub(super) fn classify(&mut self, transit: Transit<P::Buf>) -> Step<Classified<P::Buf>> {
-        let Transit {
-            packet,
-            port,
-            route,
-        } = transit;
+    /// The forwarding table's answer `found` for a packet that goes further, whose time to live is
+    /// counted down.
+    pub(super) fn route<'r>(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet<P::Buf>,
+        transit: &Transit,
+        found: Option<&'r Route>,
+    ) -> Step<&'r Route> {
+        // The packet still has the TTL it came with: an ICMP error quotes it so.
+        let Some(route) = found.filter(|_| transit.ttl > 1) else {
+            return Err(self.no_way(now, packet, transit));
+        };
+        if ip::decrement_ttl(packet.buf.bytes_mut()).is_err() {
+            return dropped(Stage::Route, DropReason::TtlExpired);
+        }
+        Ok(route)
+    }
+
+    #[cold]
+    fn no_way(&mut self, now: Instant, packet: &Packet<P::Buf>, transit: &Transit) -> Stop {
+        let (error, reason) = if transit.ttl <= 1 {
+            (IcmpError::TimeExceeded, DropReason::TtlExpired)
+        } else {
+            (IcmpError::NetUnreachable, DropReason::NoRoute)
+        };
+        self.complain(now, packet.meta.port, packet.buf.bytes(), error);
+        Stop::Drop(Stage::Route, reason)
+    }
+
+    /// The flow of a packet and what policy gives it.
+    pub(super) fn classify(&self, packet: Packet<P::Buf>) -> Step<Classified<P::Buf>> {
         let Some(tuple) = tuple_of(packet.buf.bytes()) else {
             return dropped(Stage::Classify, DropReason::Truncated);
         };
-        let treatment = self.config.treatment(&tuple);
         Ok(Classified {
-            packet,
-            port,
+            port: packet.meta.port,
+            treatment: self.config.treatment(&tuple),
             tuple,
-            treatment,
-            found: route,
+            packet,
         })
-    }
-
-    pub(super) fn route(
-        &mut self,
-        now: Instant,
-        mut from: Classified<P::Buf>,
-    ) -> Step<Routed<P::Buf>> {
-        // The packet still has the TTL it came with: an ICMP error quotes it so.
-        let expired =
-            ip::View::parse_unverified(from.packet.buf.bytes()).map_or(true, |v| v.ttl() <= 1);
-        if expired {
-            self.complain(
-                now,
-                from.port,
-                from.packet.buf.bytes(),
-                IcmpError::TimeExceeded,
-            );
-            return dropped(Stage::Route, DropReason::TtlExpired);
-        }
-        let Some(route) = from.found else {
-            self.complain(
-                now,
-                from.port,
-                from.packet.buf.bytes(),
-                IcmpError::NetUnreachable,
-            );
-            return dropped(Stage::Route, DropReason::NoRoute);
-        };
-        if ip::decrement_ttl(from.packet.buf.bytes_mut()).is_err() {
-            return dropped(Stage::Route, DropReason::TtlExpired);
-        }
-        Ok(Routed { from, route })
     }
 }

@@ -151,6 +151,7 @@ pub fn complete_partial(frame: &mut [u8], start: u16, offset: u16) -> Result<(),
 }
 
 /// Verifies data that ends the sum `pseudo` and contains its checksum.
+#[inline]
 pub(crate) fn verify(pseudo: Sum, data: &[u8]) -> Result<(), WireError> {
     if pseudo.bytes(data).is_valid() {
         Ok(())
@@ -168,6 +169,7 @@ pub(crate) fn fill(pseudo: Sum, data: &mut [u8], at: usize) -> Result<u16, WireE
 }
 
 /// Applies an incremental update to the field at `at`.
+#[inline]
 pub(crate) fn update_at(data: &mut [u8], at: usize, old: u16, new: u16) -> Result<(), WireError> {
     let c = update(u16_at(data, at), old, new);
     put(data, at, &c.to_be_bytes())
