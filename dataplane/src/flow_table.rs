@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mef_packet::{Instant, PortId};
+use mef_protocol::wheel::Wheel;
 
 use crate::config::PeerId;
 use crate::host_tcp::{Endpoint, TimeWait};
@@ -42,8 +43,6 @@ pub struct SplitFlow {
     pub reset_at: Option<Instant>,
     /// Waiting to be pumped.
     pub dirty: bool,
-    /// Its place among the timers.
-    pub timer: Option<Instant>,
 }
 
 /// How long a finished connection is remembered (2 MSL, as Linux keeps it).
@@ -60,7 +59,8 @@ pub struct FlowTable {
     by_number: HashMap<(PeerId, u32), usize>,
     time_wait: HashMap<FlowKey, TimeWait>,
     time_wait_order: VecDeque<(Instant, FlowKey)>,
-    timers: std::collections::BTreeSet<(Instant, usize)>,
+    /// When each wants to be looked at next.
+    timers: Wheel,
 }
 
 impl FlowTable {
@@ -123,8 +123,8 @@ impl FlowTable {
             self.by_key.remove(&flow.key);
         }
         self.by_number.remove(&(flow.peer, flow.number));
-        if let Some(t) = flow.timer {
-            self.timers.remove(&(t, index));
+        if let Ok(id) = u32::try_from(index) {
+            self.timers.cancel(id);
         }
         if let Some(record) = record {
             self.expire(now);
@@ -151,30 +151,19 @@ impl FlowTable {
 
     /// Sets when the flow wants to be looked at next.
     pub fn set_timer(&mut self, index: usize, at: Option<Instant>) {
-        let Some(flow) = self.flows.get_mut(index).and_then(Option::as_mut) else {
+        let (Some(_), Ok(id)) = (self.get(index), u32::try_from(index)) else {
             return;
         };
-        if flow.timer == at {
-            return;
-        }
-        if let Some(t) = flow.timer {
-            self.timers.remove(&(t, index));
-        }
-        flow.timer = at;
-        if let Some(t) = at {
-            self.timers.insert((t, index));
+        match at {
+            Some(at) => self.timers.set(id, at),
+            None => self.timers.cancel(id),
         }
     }
     pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.first().map(|t| t.0)
+        self.timers.next()
     }
     /// A flow whose timer has passed; it has none afterwards.
     pub fn pop_due(&mut self, now: Instant) -> Option<usize> {
-        let &(at, index) = self.timers.first().filter(|t| t.0 <= now)?;
-        self.timers.remove(&(at, index));
-        if let Some(f) = self.get_mut(index) {
-            f.timer = None;
-        }
-        Some(index)
+        self.timers.poll(now).map(|id| id as usize)
     }
 }

@@ -23,3 +23,4 @@ pub mod rtt;
 pub mod scheduler;
 pub mod send_stream;
 pub mod sent;
+pub mod wheel;

@@ -75,7 +75,6 @@ impl<P: Port> Router<P> {
             link_closed: false,
             reset_at: None,
             dirty: false,
-            timer: None,
         });
         if setup.early {
             self.answer_host(now, index);

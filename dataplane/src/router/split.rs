@@ -294,7 +294,6 @@ impl<P: Port> Router<P> {
                     link_closed: false,
                     reset_at: None,
                     dirty: false,
-                    timer: None,
                 });
                 self.mark(index);
             }
