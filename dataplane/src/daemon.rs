@@ -151,10 +151,11 @@ fn serve<P: Port>(
     loop {
         let now = os::monotonic_now();
         if stop.load(Ordering::Relaxed) {
-            router.drain(now, drain);
+            // Not in the turn that begins it: there may be last words.
             if router.is_drained(now) {
                 break;
             }
+            router.drain(now, drain);
         }
         let busy = router.poll(now);
         let report = |query| router.report(now, os::process_cpu_time(), query);

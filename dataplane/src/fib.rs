@@ -194,6 +194,7 @@ mod tests {
             addresses: addresses.iter().map(|a| net(a)).collect(),
             mtu: None,
             listen: 4800,
+            advertise: false,
             line: None,
         }
     }

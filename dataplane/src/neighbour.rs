@@ -20,6 +20,7 @@
 //! say unasked is probed after 5 s in use rather than 60 (RFC 4861's STALE and
 //! DELAY). Tables and queues are bounded, and what nobody uses makes room first.
 
+mod advertise;
 mod arp;
 mod nd;
 
@@ -34,6 +35,8 @@ use mef_packet::{Instant, PortId};
 
 use crate::drops::DropReason;
 use crate::report::NeighbourState;
+
+use self::advertise::Advertiser;
 
 const RETRY: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
@@ -54,6 +57,8 @@ pub struct Interface {
     pub mac: MacAddr,
     /// The router's own addresses with the networks they lie in.
     pub addresses: Vec<IpNet>,
+    /// The MTU that hosts are to use, where the router advertises itself to them.
+    pub advertise: Option<u16>,
 }
 
 impl Interface {
@@ -157,6 +162,7 @@ struct Table<T> {
     entries: HashMap<IpAddr, Entry<T>>,
     incomplete: usize,
     held: usize,
+    advertiser: Option<Advertiser>,
 }
 
 /// The neighbours of all ports. `T` is what waits for an unknown one: a packet.
@@ -190,6 +196,7 @@ impl<T> Neighbours<T> {
             entries: HashMap::new(),
             incomplete: 0,
             held: 0,
+            advertiser: None,
         };
         Self {
             tables: interfaces.into_iter().map(table).collect(),
@@ -368,8 +375,11 @@ impl<T> Neighbours<T> {
 
     /// Tells the hosts on `port` where the router's own addresses are now (RFC 5227 section 2.3,
     /// RFC 4861 section 7.2.6), and asks whether anybody else has them (RFC 4862 section 5.4).
-    pub fn announce(&mut self, port: PortId) {
-        if let Some(table) = self.tables.get(usize::from(port.0)) {
+    pub fn announce(&mut self, now: Instant, port: PortId) {
+        if let Some(table) = self.tables.get_mut(usize::from(port.0)) {
+            if table.interface.advertise.is_some() {
+                table.advertiser = Some(Advertiser::new(now, table.interface.mac));
+            }
             let frames = arp::announcements(&table.interface)
                 .chain(nd::announcements(&table.interface))
                 .map(|frame| Event::Send { port, frame });
@@ -379,11 +389,33 @@ impl<T> Neighbours<T> {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _, _)| *at)
+        let advertisers = self.tables.iter().filter_map(|t| t.advertiser.as_ref());
+        let entries = self.timers.first().map(|(at, _, _)| *at);
+        entries
+            .into_iter()
+            .chain(advertisers.map(Advertiser::next))
+            .min()
+    }
+
+    /// Tells the hosts that the router is no way out any more.
+    pub fn withdraw(&mut self) {
+        for (port, table) in (0..).map(PortId).zip(&mut self.tables) {
+            let told = table.advertiser.take().and(table.interface.advertise);
+            let frame = told.and_then(|mtu| advertise::advertisement(&table.interface, mtu, true));
+            self.events
+                .extend(frame.map(|frame| Event::Send { port, frame }));
+        }
     }
 
     /// Repeats requests, probes old entries and gives up on silent ones.
     pub fn handle_timeout(&mut self, now: Instant) {
+        for (port, table) in (0..).map(PortId).zip(&mut self.tables) {
+            let due = table.advertiser.as_mut().is_some_and(|a| a.take(now));
+            let told = table.interface.advertise.filter(|_| due);
+            let frame = told.and_then(|mtu| advertise::advertisement(&table.interface, mtu, false));
+            self.events
+                .extend(frame.map(|frame| Event::Send { port, frame }));
+        }
         while let Some(&(at, port, ip)) = self.timers.first().filter(|(at, _, _)| *at <= now) {
             self.recent = [None; RECENT];
             self.timers.remove(&(at, port, ip));

@@ -167,3 +167,48 @@ fn a_link_over_ipv6_finds_what_its_path_carries() {
         }
     }
 }
+
+#[test]
+fn hosts_learn_their_way_out_and_make_themselves_addresses() {
+    need!("ping");
+    let tables = families("ipv6", "ipv6").replace("[router]", "[router]\nadvertise=true");
+    let lab = Lab::up_with(Routers::Mef, WAN, &tables);
+    // A host that is plugged in, as it comes: no address, no route, nobody to ask but the link.
+    lab.sh_ok(
+        "a1",
+        "ip link set eth0 down && ip -6 route flush proto static; ip -6 addr flush dev eth0 scope global
+         sysctl -qw net.ipv6.conf.eth0.accept_ra=1 net.ipv6.conf.eth0.autoconf=1 && ip link set eth0 up",
+    );
+    let soon = Duration::from_secs(15);
+    let (route, address) = crate::lab::wait_for("a route and an address", soon, || {
+        let route = lab.sh_ok("a1", "ip -6 route show default");
+        let address = lab.sh_ok("a1", "ip -6 addr show dev eth0 scope global");
+        // Duplicate Address Detection takes a second.
+        if route.contains("via fe80::")
+            && address.contains("dynamic")
+            && !address.contains("tentative")
+        {
+            Ok((route, address))
+        } else {
+            Err(format!("{route}{address}"))
+        }
+    });
+    assert!(
+        route.contains("proto ra") && route.contains("expires"),
+        "{route}"
+    );
+    assert!(address.contains("inet6 2001:db8:1:1:"), "{address}");
+    let said = lab.sh_ok("a1", &format!("ping -6 -c 3 -i 0.1 -W 2 {B1_V6}"));
+    assert!(said.contains(" 0% packet loss"), "{said}");
+    // A router that stops says that it is no way out any more.
+    let router = format!("kill -TERM $(ip netns pids {})", lab.namespace("ra"));
+    lab.sh_ok("a1", &router);
+    crate::lab::wait_for("the route to go", Duration::from_secs(5), || {
+        let route = lab.sh_ok("a1", "ip -6 route show default");
+        if route.contains("via fe80::") {
+            Err(route)
+        } else {
+            Ok(())
+        }
+    });
+}

@@ -120,6 +120,8 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// UDP port of the links on this port.
     pub listen: u16,
+    /// Whether IPv6 hosts of the port are told that the router is their way out.
+    pub advertise: bool,
     /// Present on every port that has peers.
     pub line: Option<Line>,
 }

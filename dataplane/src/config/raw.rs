@@ -54,6 +54,7 @@ pub(super) struct RawPort {
     pub addresses: Spanned<Vec<Text>>,
     pub mtu: Option<Int>,
     pub listen: Option<Int>,
+    pub advertise: Option<Spanned<bool>>,
     pub line: Option<Spanned<RawLine>>,
 }
 

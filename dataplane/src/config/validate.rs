@@ -304,6 +304,16 @@ impl<'a> Validator<'a> {
                 "raise it, or give the port IPv4 addresses only",
             ));
         }
+        let advertise = raw.advertise.as_ref().filter(|a| *a.get_ref());
+        if let (Some(raw), false) = (advertise, v6) {
+            return Err(self.source.error(
+                &raw.span(),
+                "port.advertise".to_owned(),
+                "true",
+                "false, as the port has no IPv6 address",
+                "add one to port.addresses, such as \"2001:db8:1::1/64\", or remove the key",
+            ));
+        }
         Ok(Port {
             name,
             interface,
@@ -313,6 +323,7 @@ impl<'a> Validator<'a> {
             listen: self
                 .number(raw.listen.as_ref(), "port.listen", 1..=65535)?
                 .map_or(DEFAULT_LISTEN, |n| n as u16),
+            advertise: advertise.is_some(),
             line: raw
                 .line
                 .as_ref()

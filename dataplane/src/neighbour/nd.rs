@@ -12,7 +12,7 @@ use mef_packet::wire::ipv6::{self, PROTOCOL_ICMPV6};
 use mef_packet::wire::MacAddr;
 use mef_packet::{Instant, PortId};
 
-use super::{Event, Interface, Neighbours, State, REACHABLE, UNCONFIRMED};
+use super::{advertise, Event, Interface, Neighbours, State, REACHABLE, UNCONFIRMED};
 use crate::drops::DropReason;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -20,9 +20,9 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_MLDV2_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
 const LISTENER_QUERY: u8 = 130;
 const LISTENER_REPORT: u8 = 143;
-/// Listener reports, and what routers and hosts of the port have to say of routers: heard, and no
-/// matter of this router, which neither advertises itself nor follows others.
-const BETWEEN_OTHERS: [u8; 6] = [131, 132, 133, 134, 137, LISTENER_REPORT];
+/// Listener reports, and what other routers of the port have to say: heard, and no matter of this
+/// router, which does not follow others.
+const BETWEEN_OTHERS: [u8; 5] = [131, 132, 134, 137, LISTENER_REPORT];
 /// A record of a report: "the group's sources are all but none".
 const CHANGE_TO_EXCLUDE: u8 = 4;
 
@@ -66,6 +66,16 @@ impl<T> Neighbours<T> {
                     let report = listener_report(&table.interface);
                     self.events
                         .extend(report.map(|frame| Event::Send { port, frame }));
+                }
+            }
+            Message::Other {
+                kind: advertise::SOLICITATION,
+                ..
+            } => {
+                advertise::check_solicitation(src, view.hop_limit(), view.payload())?;
+                let table = self.tables.get_mut(usize::from(port.0));
+                if let Some(advertiser) = table.and_then(|t| t.advertiser.as_mut()) {
+                    advertiser.solicited(now);
                 }
             }
             Message::Other { kind, .. } if BETWEEN_OTHERS.contains(&kind) => {}
@@ -299,6 +309,9 @@ fn frame(
 fn listener_report(interface: &Interface) -> Option<Vec<u8>> {
     let src = interface.link_local()?;
     let mut groups: Vec<Ipv6Addr> = own(interface).map(ipv6::solicited_node).collect();
+    if interface.advertise.is_some() {
+        groups.push(advertise::ALL_ROUTERS);
+    }
     groups.sort_unstable();
     groups.dedup();
     let mut report = vec![LISTENER_REPORT, 0, 0, 0, 0, 0];

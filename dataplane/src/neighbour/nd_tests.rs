@@ -21,6 +21,7 @@ fn table() -> Neighbours<u32> {
     let interface = |mac, addresses: &[&str]| Interface {
         mac,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        advertise: None,
     };
     Neighbours::new([
         interface(OUR_MAC, &["10.1.0.1/16", "2001:db8:1::1/64"]),
@@ -297,7 +298,7 @@ fn another_station_with_an_own_address_is_a_conflict() {
 #[test]
 fn a_port_announces_groups_and_addresses() {
     let mut t = table();
-    t.announce(LAN);
+    t.announce(at(0), LAN);
     let all = events(&mut t);
     // ARP of the IPv4 address, the report, and a question and an answer for each IPv6 address.
     assert_eq!(all.len(), 1 + 1 + 2 * 2);
@@ -309,7 +310,7 @@ fn a_port_announces_groups_and_addresses() {
     assert_eq!((said[1].1, said[3].1), (ip("::"), ip("::")));
     assert!(said[4].3.contains("2001:db8:1::1"));
     // A port without IPv6 says nothing, and knows no IPv6 neighbour.
-    t.announce(PortId(1));
+    t.announce(at(0), PortId(1));
     assert_eq!(events(&mut t).len(), 1);
     let refused = Resolution::Refused(DropReason::UnresolvedNeighbour);
     for neighbour in ["fe80::9", HOST] {
@@ -351,6 +352,145 @@ impl Neighbours<u32> {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A port that advertises itself, and what it sends at `ms`.
+fn advertising() -> Neighbours<u32> {
+    let mut t = Neighbours::new([Interface {
+        mac: OUR_MAC,
+        addresses: vec![
+            "2001:db8:1::1/64".parse().unwrap(),
+            "2001:db8:2::1/80".parse().unwrap(),
+        ],
+        advertise: Some(1492),
+    }]);
+    t.announce(at(0), LAN);
+    events(&mut t);
+    t
+}
+
+/// Router advertisements that are sent until `until`, with when.
+fn advertisements(t: &mut Neighbours<u32>, until: Instant) -> Vec<(Instant, Vec<u8>)> {
+    let mut all = Vec::new();
+    while let Some(now) = t.poll_timeout().filter(|at| *at <= until) {
+        t.handle_timeout(now);
+        for event in events(t) {
+            let Event::Send { frame, .. } = event else {
+                panic!("{event:?}")
+            };
+            let v = ipv6::View::parse(&frame[ethernet::HEADER_LEN..]).unwrap();
+            assert_eq!(
+                (v.src(), v.dst(), v.hop_limit()),
+                (ip(OUR_LINK_LOCAL), ip("ff02::1"), 255)
+            );
+            // Message::parse verifies the checksum.
+            let message = Message::parse(v.payload(), v.src(), v.dst()).unwrap();
+            let Message::Other {
+                kind: 134,
+                code: 0,
+                body,
+            } = message
+            else {
+                panic!("{message:?}")
+            };
+            all.push((now, body.to_vec()));
+        }
+    }
+    all
+}
+
+fn router_solicitation(src: &str, hop_limit: u8, code: u8, options: &[u8]) -> Vec<u8> {
+    let body = [&[0; 4][..], options].concat();
+    let message = Message::Other {
+        kind: 133,
+        code,
+        body: &body,
+    };
+    packet(src, "ff02::2", hop_limit, &message)
+}
+
+#[test]
+fn rfc4861_a_router_advertises_its_prefixes_and_its_mtu() {
+    let mut t = advertising();
+    let all = advertisements(&mut t, at(3_600_000));
+    let gaps: Vec<Duration> = all.windows(2).map(|w| w[1].0.since(w[0].0)).collect();
+    assert_eq!(all[0].0, at(0));
+    assert_eq!(gaps[..2], [Duration::from_secs(16); 2]);
+    let regular = Duration::from_secs(200)..=Duration::from_secs(600);
+    assert!(gaps[2..].iter().all(|g| regular.contains(g)), "{gaps:?}");
+    assert!((8..20).contains(&all.len()), "{}", all.len());
+    let expected = [
+        &[64, 0, 0x07, 0x08][..],
+        &[0; 8],
+        &[1, 1],
+        &OUR_MAC,
+        &[5, 1, 0, 0, 0, 0, 0x05, 0xd4],
+        // A /64, in which hosts may make themselves addresses, and a /80, in which they may not.
+        &[
+            3, 4, 64, 0xc0, 0, 0x27, 0x8d, 0, 0, 0x09, 0x3a, 0x80, 0, 0, 0, 0,
+        ],
+        &ip("2001:db8:1::").octets(),
+        &[
+            3, 4, 80, 0x80, 0, 0x27, 0x8d, 0, 0, 0x09, 0x3a, 0x80, 0, 0, 0, 0,
+        ],
+        &ip("2001:db8:2::").octets(),
+    ]
+    .concat();
+    assert_eq!(all[3].1, expected);
+    // At the end it is no way out any more.
+    t.withdraw();
+    let Some(Event::Send { frame, .. }) = t.poll_event() else {
+        panic!("nothing was said")
+    };
+    let body = &frame[ethernet::HEADER_LEN + ipv6::HEADER_LEN + 4..];
+    assert_eq!(body[2..4], [0, 0]);
+    assert_eq!(t.poll_timeout(), None);
+}
+
+#[test]
+fn rfc4861_solicitations_are_answered_soon_and_not_too_often() {
+    let mut t = advertising();
+    advertisements(&mut t, at(100_000));
+    let asked = at(120_000);
+    handle(
+        &mut t,
+        asked,
+        &router_solicitation("fe80::9", 255, 0, &[1, 1, 2, 0, 0, 0, 0, 9]),
+    )
+    .unwrap();
+    let told = advertisements(&mut t, asked + Duration::from_millis(500));
+    assert_eq!(told.len(), 1);
+    // A crowd that asks at once is answered once in three seconds.
+    for n in 1..100u64 {
+        let now = asked + Duration::from_millis(500 + n * 30);
+        handle(&mut t, now, &router_solicitation("::", 255, 0, &[])).unwrap();
+        let more = advertisements(&mut t, now);
+        let early = now.since(told[0].0) < Duration::from_secs(3);
+        assert!(more.is_empty() || !early);
+    }
+    advertisements(&mut t, asked + Duration::from_secs(20));
+    // Section 6.1.1: these are no solicitations.
+    for bad in [
+        router_solicitation("fe80::9", 254, 0, &[]),
+        router_solicitation("fe80::9", 255, 1, &[]),
+        router_solicitation("::", 255, 0, &[1, 1, 2, 0, 0, 0, 0, 9]),
+        router_solicitation("fe80::9", 255, 0, &[1, 0, 0, 0, 0, 0, 0, 0]),
+        router_solicitation("fe80::9", 255, 0, &[1, 2, 2, 0, 0, 0, 0, 9]),
+    ] {
+        let now = asked + Duration::from_secs(30);
+        assert_eq!(
+            handle(&mut t, now, &bad),
+            Err(DropReason::NeighbourDiscoveryBad)
+        );
+        assert!(t.poll_timeout().unwrap() > now + Duration::from_secs(1));
+    }
+    // A port that does not advertise hears them and says nothing.
+    let mut t = table();
+    assert_eq!(
+        handle(&mut t, at(0), &router_solicitation("::", 255, 0, &[])),
+        Ok(true)
+    );
+    assert_eq!(t.poll_timeout(), None);
 }
 
 proptest! {

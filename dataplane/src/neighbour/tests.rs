@@ -20,6 +20,7 @@ fn table() -> Table {
     let interface = |mac, addresses: &[&str]| Interface {
         mac,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        advertise: None,
     };
     Neighbours::new([
         interface(OUR_MAC, &["10.1.0.1/16", "10.9.0.1/24"]),
@@ -326,7 +327,7 @@ fn a_second_station_with_our_address_is_reported() {
 #[test]
 fn an_announcement_names_every_own_address() {
     let mut t = table();
-    t.announce(LAN);
+    t.announce(at(0), LAN);
     let targets: Vec<IpAddr> = events(&mut t)
         .iter()
         .map(|e| match e {

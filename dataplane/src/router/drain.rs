@@ -33,6 +33,7 @@ impl<P: Port> Router<P> {
                 until: now + time,
                 reset: None,
             });
+            self.neighbours.withdraw();
             tracing::info!(
                 flows = self.flows.len(),
                 "stopping: no new flows, those that run have {:.1} s",

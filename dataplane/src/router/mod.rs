@@ -259,6 +259,7 @@ impl<P: Port> Router<P> {
             .map(|(s, c)| Interface {
                 mac: s.mac,
                 addresses: c.addresses.clone(),
+                advertise: c.advertise.then_some(s.mtu),
             })
             .collect();
         let fib = Fib::new(&config.ports, &config.peers, &config.routes);
@@ -308,7 +309,7 @@ impl<P: Port> Router<P> {
         for i in 0..router.ports.len() {
             router
                 .neighbours
-                .announce(PortId(u16::try_from(i).unwrap_or(u16::MAX)));
+                .announce(now, PortId(u16::try_from(i).unwrap_or(u16::MAX)));
         }
         Ok(router)
     }

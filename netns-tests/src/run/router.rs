@@ -17,7 +17,7 @@ use super::process::Process;
 use super::RunError;
 use crate::netns::Namespaces;
 use crate::results;
-use crate::topology::{Driver, Kind, Load, Side, Topology};
+use crate::topology::{Driver, Family, Kind, Load, Side, Topology};
 
 /// The underlay's UDP port on both sides.
 const LINK_PORT: u16 = 4800;
@@ -213,6 +213,9 @@ pub(crate) fn configuration(
             device(settings.driver, host.number, &format!("lan{}", host.number)),
             n = host.number,
         );
+        if settings.advertise && host.family.with_ipv4().contains(&Family::Ipv6) {
+            text.push_str("advertise = true\n");
+        }
     }
     let _ = writeln!(
         text,

@@ -180,6 +180,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             auto: file.router.auto,
             open: file.router.open.unwrap_or_default(),
             memory: file.router.memory.map(|m| m.0),
+            advertise: file.router.advertise,
             more: file.router.more.clone().unwrap_or_default(),
             engine: file.router.engine.unwrap_or_default(),
             driver: file.router.driver.unwrap_or_default(),

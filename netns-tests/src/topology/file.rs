@@ -206,6 +206,7 @@ pub(super) struct Router {
     pub auto: Option<super::Target>,
     pub open: Option<super::Open>,
     pub memory: Option<SizeText>,
+    pub advertise: bool,
     pub more: Option<String>,
     pub engine: Option<super::Engine>,
     pub driver: Option<super::Driver>,

@@ -277,6 +277,8 @@ pub struct Router {
     pub auto: Option<Target>,
     pub open: Open,
     pub memory: Option<Bytes>,
+    /// IPv6 hosts hear router advertisements.
+    pub advertise: bool,
     /// Tables that the configurations of both routers have beside the usual ones.
     pub more: String,
     pub engine: Engine,
