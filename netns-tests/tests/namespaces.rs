@@ -204,7 +204,7 @@ fn what_a_command_leaves_behind_ends_with_the_lab() {
         .find_map(|l| l.trim().parse().ok())
         .unwrap_or_else(|| panic!("no process number: {}", text(&out)));
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    assert!(!command.starts_with(b"sleep\0777"), "{pid} runs on");
+    assert!(!command.starts_with(b"sleep\x00777"), "{pid} runs on");
 }
 
 #[test]
