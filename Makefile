@@ -93,7 +93,8 @@ system-tests: root build
 	@MEF_BIN=$(abspath $(MEF)) $(CARGO) test --locked $(SYSTEM_CRATES:%=-p %) --test '*' -- --test-threads=1
 
 # Topology and the least share of the ceiling: what a release is measured by has its place in `make bench`.
-GATE := clean-200ms:0.95 lossy-200ms:0.95 very-lossy-200ms:0.92
+# poor-access carries bytes in both directions: two lines, one of them from a CUBIC host that loses.
+GATE := clean-200ms:0.95 lossy-200ms:0.95 very-lossy-200ms:0.92 poor-access:1.6
 
 gate: root build
 	$(STEP) 'The main job: goodput over long lines, clean and lossy'

@@ -195,6 +195,7 @@ mod tests {
             mtu: None,
             listen: 4800,
             advertise: false,
+            pardon_losses: true,
             line: None,
         }
     }

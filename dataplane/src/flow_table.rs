@@ -45,6 +45,12 @@ pub struct SplitFlow {
     pub dirty: bool,
 }
 
+impl SplitFlow {
+    fn losses_pardoned(&self) -> u64 {
+        self.host.as_ref().map_or(0, Endpoint::losses_pardoned)
+    }
+}
+
 /// How long a finished connection is remembered (2 MSL, as Linux keeps it).
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Most finished connections that are remembered; the oldest give way.
@@ -59,6 +65,8 @@ pub struct FlowTable {
     by_number: HashMap<(PeerId, u32), usize>,
     time_wait: HashMap<FlowKey, TimeWait>,
     time_wait_order: VecDeque<(Instant, FlowKey)>,
+    /// Losses of hosts that they were not told of, in flows that are over.
+    losses_pardoned: u64,
     /// When each wants to be looked at next.
     timers: Wheel,
 }
@@ -126,6 +134,7 @@ impl FlowTable {
         if let Ok(id) = u32::try_from(index) {
             self.timers.cancel(id);
         }
+        self.losses_pardoned += flow.losses_pardoned();
         if let Some(record) = record {
             self.expire(now);
             if self.time_wait.len() < MAX_TIME_WAIT {
@@ -147,6 +156,12 @@ impl FlowTable {
     }
     pub fn forget_time_wait(&mut self, key: &FlowKey) {
         self.time_wait.remove(key);
+    }
+
+    /// Losses on the hosts' access that the hosts were not told of, since the start.
+    pub fn losses_pardoned(&self) -> u64 {
+        let running = self.flows.iter().flatten();
+        self.losses_pardoned + running.map(SplitFlow::losses_pardoned).sum::<u64>()
     }
 
     /// Sets when the flow wants to be looked at next.

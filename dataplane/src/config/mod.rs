@@ -122,6 +122,8 @@ pub struct Port {
     pub listen: u16,
     /// Whether IPv6 hosts of the port are told that the router is their way out.
     pub advertise: bool,
+    /// Whether hosts of the port are kept from slowing down for losses without congestion.
+    pub pardon_losses: bool,
     /// Present on every port that has peers.
     pub line: Option<Line>,
 }

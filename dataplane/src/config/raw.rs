@@ -55,6 +55,7 @@ pub(super) struct RawPort {
     pub mtu: Option<Int>,
     pub listen: Option<Int>,
     pub advertise: Option<Spanned<bool>>,
+    pub pardon_losses: Option<bool>,
     pub line: Option<Spanned<RawLine>>,
 }
 

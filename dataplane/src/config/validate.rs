@@ -324,6 +324,7 @@ impl<'a> Validator<'a> {
                 .number(raw.listen.as_ref(), "port.listen", 1..=65535)?
                 .map_or(DEFAULT_LISTEN, |n| n as u16),
             advertise: advertise.is_some(),
+            pardon_losses: raw.pardon_losses.unwrap_or(true),
             line: raw
                 .line
                 .as_ref()

@@ -96,6 +96,8 @@ pub struct HostTcpConfig {
     /// How long the host may be silent while a SYN, data or a FIN waits for its
     /// acknowledgement; `None` waits for ever. An idle connection never times out.
     pub timeout: Option<Duration>,
+    /// Keeps losses that show no sign of congestion from slowing the host down.
+    pub pardon: bool,
 }
 
 impl Default for HostTcpConfig {
@@ -106,6 +108,7 @@ impl Default for HostTcpConfig {
             local_mtu: 1500,
             isn_seed: 0,
             timeout: None,
+            pardon: true,
         }
     }
 }

@@ -132,6 +132,9 @@ fn whole_router(name: &str) -> Option<(String, Kind, &'static str)> {
         "datagrams_sent" => "Datagrams that went to a link.",
         "datagrams_received" => "Datagrams that came over a link.",
         "flows_asymmetric" => "Flows whose answers seem to take another way.",
+        "losses_pardoned" => {
+            "Losses on the hosts' access that the hosts were kept from slowing down for."
+        }
         "flows_crossing" => "Connections that both hosts opened at once, carried as datagrams.",
         "sessions" => "Sessions with peers, renewals included.",
         "peers_moved" => "Times that a peer proved to be at another address than before.",

@@ -64,6 +64,7 @@ impl<P: Port> Router<P> {
             local_mtu: self.ports.get(usize::from(port.0)).map_or(1500, |p| p.mtu),
             isn_seed: u64::from_be_bytes(seed),
             timeout: Some(HOST_PATIENCE),
+            pardon: self.config.port(port).is_none_or(|p| p.pardon_losses),
             rx_buffer: usize::try_from(self.config.host_buffer.0).unwrap_or(usize::MAX),
             tx_buffer: usize::try_from(self.config.host_buffer.0).unwrap_or(usize::MAX),
         }

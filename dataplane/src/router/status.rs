@@ -83,6 +83,7 @@ impl<P: Port> Router<P> {
         add("address_conflicts", t.address_conflicts);
         add("flows_asymmetric", self.manners.flows_asymmetric);
         add("flows_crossing", self.manners.flows_crossing);
+        add("losses_pardoned", self.flows.losses_pardoned());
         add("plain_packets", self.manners.plain_packets);
         add("fallback_packets", self.manners.fallback_packets());
         add("memory_used_bytes", self.memory().0);

@@ -261,6 +261,8 @@ impl Host {
             local_mtu: 1500,
             isn_seed: self.rng.next_u64(),
             timeout: None,
+            // A host tells its peer what happened.
+            pardon: false,
         }
     }
 

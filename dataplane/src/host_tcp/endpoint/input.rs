@@ -166,15 +166,14 @@ impl Endpoint {
         if !self.handle_ack(packet, s, &options) {
             return;
         }
+        let pardoned = length > 0 && self.handle_data(s, ahead, &options);
         if let (Some(t), Some((value, _))) = (&mut self.timestamps, options.timestamps) {
             // RFC 7323 §4.3.
-            if seq_diff(s.seq, self.last_ack_sent) <= 0 && seq_diff(value, t.recent) >= 0 {
+            let counts = seq_diff(s.seq, self.last_ack_sent) <= 0 && !pardoned;
+            if counts && seq_diff(value, t.recent) >= 0 {
                 t.recent = value;
                 t.recent_at = self.clock;
             }
-        }
-        if length > 0 {
-            self.handle_data(s, ahead);
         }
         self.retire_if_over();
     }
@@ -300,12 +299,16 @@ impl Endpoint {
         Some(self.clock - Duration::from_millis(age))
     }
 
-    fn handle_data(&mut self, s: &Segment<'_>, ahead: i64) {
+    /// True if it had been lost, and the host is not to hear of it.
+    fn handle_data(&mut self, s: &Segment<'_>, ahead: i64, options: &DataOptions) -> bool {
+        let timestamp = options.timestamps.map(|t| t.0);
+        self.rx.segment(self.clock, timestamp, self.tx.rtt.min());
         let offset = self.rx.acknowledged() as i64 + ahead;
         match self.rx.arrive(offset, s.payload, s.has(FIN)) {
             Arrival::InOrder => self.acks = self.acks.max(1),
             Arrival::OutOfOrder | Arrival::Duplicate => self.add_ack(),
         }
+        self.rx.pardon.granted()
     }
 
     /// Both FINs are through: a record takes over, the endpoint only keeps unread bytes.

@@ -34,6 +34,7 @@ mod bytes;
 mod control;
 mod input;
 mod output;
+mod pardon;
 mod rate;
 mod receive;
 mod rtt;
@@ -176,7 +177,7 @@ impl Endpoint {
             },
             clock: now,
             tx: Sender::new(now, DEFAULT_MSS, clamp(config.tx_buffer)),
-            rx: Receiver::new(now, clamp(config.rx_buffer)),
+            rx: Receiver::new(now, clamp(config.rx_buffer), config.pardon),
             iss: (secret as u32).wrapping_add((now.as_micros() / 4) as u32),
             irs: None,
             syn: Syn {
@@ -265,6 +266,13 @@ impl Endpoint {
 
     fn deadline(&self) -> Option<Instant> {
         Some(self.silent_since? + self.timeout?)
+    }
+}
+
+impl Endpoint {
+    /// Losses of the host's that it was not told of.
+    pub fn losses_pardoned(&self) -> u64 {
+        self.rx.pardon.total()
     }
 }
 

@@ -19,12 +19,16 @@ use mef_packet::Instant;
 
 use super::super::wire::MAX_BLOCKS;
 use super::bytes::ByteStream;
+use super::pardon::Pardon;
 
 /// Window at first, bytes.
 pub(super) const INITIAL_WINDOW: usize = 64 << 10;
 /// Most separate ranges beyond a gap; what would make one more is left to the host's
 /// retransmission.
 pub(super) const MAX_RANGES: usize = 256;
+/// A retransmission that comes this much later than a round trip may be due to a time-out: no
+/// common system has a shorter one (Linux: 200 ms).
+const TIMEOUT: Duration = Duration::from_millis(150);
 /// Time that counts as a round trip where the real one is less: the reader is not that regular.
 const LEAST_EPOCH: Duration = Duration::from_millis(4);
 
@@ -35,6 +39,14 @@ struct Range {
     end: u64,
     /// The larger, the later it grew.
     stamp: u64,
+    /// Since when something before it is missing, and whether a queue may be why.
+    missed: Missed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Missed {
+    at: Instant,
+    clear: bool,
 }
 
 /// What a segment brought.
@@ -68,10 +80,14 @@ pub(super) struct Receiver {
     largest_window: usize,
     pub scale: u8,
     epoch: (Instant, u64),
+    /// The present, for holes that show, and how far away the host is.
+    present: Missed,
+    rtt: Duration,
+    pub pardon: Pardon,
 }
 
 impl Receiver {
-    pub fn new(now: Instant, largest_window: usize) -> Self {
+    pub fn new(now: Instant, largest_window: usize, pardon: bool) -> Self {
         let mut scale = 0;
         while scale < 14 && (65_535usize << scale) < largest_window {
             scale += 1;
@@ -90,6 +106,12 @@ impl Receiver {
             largest_window,
             scale,
             epoch: (now, 0),
+            present: Missed {
+                at: now,
+                clear: false,
+            },
+            rtt: Duration::MAX,
+            pardon: Pardon::new(pardon),
         }
     }
 
@@ -122,6 +144,32 @@ impl Receiver {
         self.room() + u64::from(self.fin_at.is_some_and(|fin| fin > self.next))
     }
 
+    /// A segment is about to be taken in, with this time-stamp, from a host this far away.
+    pub fn segment(&mut self, now: Instant, timestamp: Option<u32>, rtt: Duration) {
+        if let Some(value) = timestamp {
+            self.pardon.arrived(now, value);
+        }
+        self.rtt = rtt;
+        self.present = Missed {
+            at: now,
+            clear: timestamp.is_some() && self.pardon.is_clear(rtt),
+        };
+    }
+
+    /// Bytes from `start` on have arrived: late, if what lies behind them has been there for long.
+    fn note_late(&mut self, start: u64) {
+        let behind = self.ranges.partition_point(|r| r.start <= start);
+        let Some(r) = self.ranges.get(behind) else {
+            return;
+        };
+        let age = self.present.at.since(r.missed.at);
+        if age >= self.rtt / 2 {
+            // A fast retransmission. After a time-out the echo is needed for the round-trip time.
+            let clear = r.missed.clear && age < self.rtt.saturating_add(TIMEOUT);
+            self.pardon.filled(clear);
+        }
+    }
+
     /// Takes a segment's bytes, which begin `offset` from the start of the stream, as far as they
     /// are within the window. A FIN counts only if everything before it fits.
     pub fn arrive(&mut self, offset: i64, payload: &[u8], fin: bool) -> Arrival {
@@ -152,6 +200,9 @@ impl Receiver {
         let bytes = payload
             .get((from as i64 - offset) as usize..(fits as i64 - offset) as usize)
             .unwrap_or(&[]);
+        if !self.ranges.is_empty() {
+            self.note_late(from);
+        }
         if start <= self.next {
             self.buffer.write(from, bytes);
             self.next = fits;
@@ -205,7 +256,16 @@ impl Receiver {
             if self.ranges.len() >= MAX_RANGES {
                 return None;
             }
-            self.ranges.insert(first, Range { start, end, stamp });
+            let missed = self.present;
+            self.ranges.insert(
+                first,
+                Range {
+                    start,
+                    end,
+                    stamp,
+                    missed,
+                },
+            );
             return Some(true);
         };
         let known = matches!(touched, [r] if r.start <= start && r.end >= end);
@@ -216,6 +276,7 @@ impl Receiver {
                 start: low,
                 end: high,
                 stamp,
+                missed: r.missed,
             };
         }
         self.ranges.drain(first + 1..last);
@@ -324,7 +385,7 @@ mod tests {
     use super::*;
 
     fn receiver(window: usize) -> Receiver {
-        let mut r = Receiver::new(Instant::ZERO, window);
+        let mut r = Receiver::new(Instant::ZERO, window, true);
         r.tell(false);
         r
     }

@@ -9,6 +9,7 @@ mod handshake;
 mod hostile;
 mod loss;
 mod pair;
+mod pardon;
 mod played;
 mod poor_access;
 mod transfer;

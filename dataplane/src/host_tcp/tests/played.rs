@@ -23,12 +23,17 @@ pub struct Played {
 impl Played {
     /// Established, with SACK and, if wanted, time-stamps, 20 ms after the SYN-ACK.
     pub fn new(timestamps: bool) -> Self {
+        Self::with(timestamps, config(7), 20 * MS)
+    }
+
+    /// The same with this configuration and distance.
+    pub fn with(timestamps: bool, config: HostTcpConfig, rtt: Duration) -> Self {
         let now = Instant::from_millis(10_000);
         let role = Role::Passive {
             local: SERVER,
             remote: CLIENT,
         };
-        let tcp = Endpoint::new(now, role, &config(7)).unwrap();
+        let tcp = Endpoint::new(now, role, &config).unwrap();
         let mut p = Self {
             now,
             tcp,
@@ -49,7 +54,7 @@ impl Played {
         p.give(&syn.to_packet());
         let answer = p.take();
         p.iss = parse_tcp(&answer[0]).unwrap().seq;
-        p.now += 20 * MS;
+        p.now += rtt;
         p.ack(0, &[]);
         assert!(p.tcp.state().established);
         p
