@@ -10,6 +10,7 @@ use mef_protocol::wheel::Wheel;
 
 use crate::config::PeerId;
 use crate::host_tcp::{Endpoint, TimeWait};
+use crate::router::HostShare;
 
 /// The host on this side and the one it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +42,8 @@ pub struct SplitFlow {
     pub link_closed: bool,
     /// A reset came over the link; it is delivered behind its bytes or after a second.
     pub reset_at: Option<Instant>,
+    /// What `host` counts for in the memory budget.
+    pub share: HostShare,
     /// Waiting to be pumped.
     pub dirty: bool,
 }

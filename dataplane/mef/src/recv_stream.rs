@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use mef_packet::Instant;
 
-use crate::chunks::{ChunkPool, StreamBuffer};
+use crate::chunks::{ChunkPool, StreamBuffer, Use};
 use crate::codec::SpanId;
 use crate::ranges::RangeSet;
 use crate::repair::SpanDecoder;
@@ -54,6 +54,11 @@ impl Span {
             + (u64::from(self.symbols) - 1) * self.symbol as u64
             + u64::from(self.last)
     }
+
+    /// Gives back what its symbols hold.
+    fn release(&self, pool: &mut ChunkPool) {
+        pool.give(Use::Receiving, self.repairs.len() * self.symbol);
+    }
 }
 
 /// Most spans of one flow for which repair is kept.
@@ -64,6 +69,7 @@ pub struct RecvStream {
     buffer: StreamBuffer,
     received: RangeSet,
     read: u64,
+    /// Everything that has arrived lies below.
     highest: u64,
     end: Option<u64>,
     reset: Option<u8>,
@@ -110,6 +116,10 @@ impl RecvStream {
     /// Highest offset seen, or the end where it is known.
     pub fn highest(&self) -> u64 {
         self.end.unwrap_or(self.highest)
+    }
+    /// Highest offset that bytes arrived for.
+    pub fn arrived(&self) -> u64 {
+        self.highest
     }
     /// Where the stream ends, once the peer has said so.
     pub fn end(&self) -> Option<u64> {
@@ -209,7 +219,9 @@ impl RecvStream {
                     return false;
                 }
                 if self.spans.len() >= MAX_SPANS {
-                    self.spans.pop_front();
+                    if let Some(old) = self.spans.pop_front() {
+                        old.release(pool);
+                    }
                 }
                 self.spans.push_back(span);
                 self.spans.len() - 1
@@ -218,6 +230,7 @@ impl RecvStream {
         if let Some(span) = self.spans.get_mut(at) {
             if span.repairs.len() < usize::from(span.symbols)
                 && !span.repairs.iter().any(|r| r.0 == index)
+                && pool.take(Use::Receiving, symbol.len())
             {
                 span.repairs.push((index, symbol.to_vec()));
             }
@@ -231,12 +244,15 @@ impl RecvStream {
         while let Some(span) = self.spans.get(i) {
             let (base, end) = (span.base, span.end());
             if self.received.covers(base, end) {
-                self.spans.remove(i);
+                if let Some(span) = self.spans.remove(i) {
+                    span.release(pool);
+                }
                 continue;
             }
             if self.missing(span) <= span.repairs.len() {
                 if let Some(span) = self.spans.remove(i) {
                     back |= self.decode(pool, &span);
+                    span.release(pool);
                 }
                 continue;
             }
@@ -326,6 +342,11 @@ impl RecvStream {
         if let Some(u) = upto {
             self.buffer.free_before(pool, u);
         }
+        if self.history.is_empty() && self.read >= self.highest {
+            // Nothing is held: a flow that waits keeps no memory.
+            self.buffer.clear(pool);
+            self.history = VecDeque::new();
+        }
     }
 
     /// The credit to announce, if it has grown enough to be worth saying.
@@ -349,6 +370,8 @@ impl RecvStream {
     }
     pub fn release(&mut self, pool: &mut ChunkPool) {
         self.buffer.clear(pool);
-        self.spans.clear();
+        for span in core::mem::take(&mut self.spans) {
+            span.release(pool);
+        }
     }
 }

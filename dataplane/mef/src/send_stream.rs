@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use mef_packet::Instant;
 
-use crate::chunks::{ChunkPool, StreamBuffer};
+use crate::chunks::{ChunkPool, StreamBuffer, Use};
 use crate::codec::{SpanId, MAX_REPAIR_SYMBOLS, MAX_SPAN_SYMBOLS, RESET_ECHO};
 use crate::ranges::RangeSet;
 use crate::repair::{self, SpanEncoder};
@@ -60,6 +60,8 @@ struct Span {
     arrived: usize,
     /// No repair left: losses inside are retransmitted.
     spent: bool,
+    /// Bytes of repair symbols that were made.
+    made: usize,
 }
 
 impl Span {
@@ -86,6 +88,22 @@ impl Span {
             *held &= bytes == 0 || buffer.copy_out(from, rest.get_mut(..bytes).unwrap_or(&mut []));
         };
         (&mut self.encoder, read)
+    }
+
+    /// Takes memory for the repair symbols of `block`, if they are not made yet; where there is
+    /// none, what the span loses is retransmitted.
+    fn afford(&mut self, pool: &mut ChunkPool, block: usize) -> bool {
+        let layout = self.encoder.layout();
+        let bytes = layout.repairs_per_block() * layout.repair_size();
+        if !self.encoder.is_encoded(block) {
+            if !pool.take(Use::Repair, bytes) {
+                self.spent = true;
+                self.to_send = 0;
+                return false;
+            }
+            self.made += bytes;
+        }
+        true
     }
 }
 
@@ -207,12 +225,15 @@ impl SendStream {
         self.acked.clear();
         self.lost.clear();
         self.again.clear();
-        self.spans.clear();
-        self.buffer.clear(pool);
+        self.release(pool);
         unsent
     }
+    /// Gives back all memory.
     pub fn release(&mut self, pool: &mut ChunkPool) {
         self.buffer.clear(pool);
+        for span in core::mem::take(&mut self.spans) {
+            pool.give(Use::Repair, span.made);
+        }
     }
     pub fn end_acked(&mut self) {
         self.end_acked = true;
@@ -236,8 +257,17 @@ impl SendStream {
                 self.buffer.free_before(pool, self.una);
             }
         }
+        if self.una == self.end && self.next == self.end {
+            // Nothing is held: a flow that waits keeps no memory.
+            self.release(pool);
+            self.acked = RangeSet::new();
+            self.again = VecDeque::new();
+            return;
+        }
         while self.spans.front().is_some_and(|s| s.end() <= self.una) {
-            self.spans.pop_front();
+            if let Some(span) = self.spans.pop_front() {
+                pool.give(Use::Repair, span.made);
+            }
         }
     }
 
@@ -420,6 +450,7 @@ impl SendStream {
                 in_flight: 0,
                 arrived: 0,
                 spent: false,
+                made: 0,
             });
             base += len;
         }
@@ -428,13 +459,16 @@ impl SendStream {
     }
 
     /// Encodes the first span whose repair is wanted and not made yet; `false` where there is none.
-    pub fn encode_one(&mut self) -> bool {
+    pub fn encode_one(&mut self, pool: &mut ChunkPool) -> bool {
         let Self { spans, buffer, .. } = self;
         let waiting =
             |s: &&mut Span| s.to_send > 0 && s.next_index == 0 && !s.encoder.is_encoded(0);
         let Some(span) = spans.iter_mut().find(waiting) else {
             return false;
         };
+        if !span.afford(pool, 0) {
+            return true;
+        }
         let mut held = true;
         let (encoder, read) = span.encoder(buffer, &mut held);
         let done = encoder.encode_next(read).is_err();
@@ -494,11 +528,20 @@ impl SendStream {
     }
 
     /// Writes the next repair symbol of the span at `base` into `out` and returns how to name it.
-    pub fn repair(&mut self, base: u64, out: &mut Vec<u8>) -> Option<(SpanId, u16)> {
+    pub fn repair(
+        &mut self,
+        pool: &mut ChunkPool,
+        base: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<(SpanId, u16)> {
         let Self { spans, buffer, .. } = self;
         let span = spans.iter_mut().find(|s| s.base == base)?;
         span.to_send = span.to_send.saturating_sub(1);
         let span_index = span.next_index;
+        let block = span.encoder.layout().block_of_repair(span_index);
+        if !span.afford(pool, block) {
+            return None;
+        }
         let mut held = true;
         let (encoder, read) = span.encoder(buffer, &mut held);
         let made = match encoder.repair(span_index, read) {

@@ -122,6 +122,9 @@ fn packet(s: &Said) -> Vec<u8> {
             flow,
             max_offset: s.a,
             received: s.b,
+            read: s.b / 2,
+            room: s.a as u32,
+            pace: s.b as u32,
         },
         7 => Frame::Ack(Ack {
             largest: s.a,

@@ -139,7 +139,7 @@ impl World {
                 port_mtu: 1500,
                 line_up: rate,
                 line_down: rate,
-                link_credit: memory / 2,
+                link_credit: ChunkPool::promise(memory),
                 packet_overhead: OVERHEAD,
                 frame_overhead: 14,
             };

@@ -74,6 +74,7 @@ impl<P: Port> Router<P> {
             host_closed: false,
             link_closed: false,
             reset_at: None,
+            share: Default::default(),
             dirty: false,
         });
         if setup.early {

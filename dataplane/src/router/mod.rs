@@ -11,6 +11,7 @@ mod carry;
 mod crossing;
 mod datagram;
 mod drain;
+mod host_memory;
 mod ingress;
 mod laps;
 mod manner;
@@ -41,7 +42,6 @@ use crate::drops::Counters;
 use crate::fib::Fib;
 use crate::flow_table::FlowTable;
 use crate::half_open::HalfOpen;
-use crate::host_tcp::HostTcp;
 use crate::icmp::Icmp;
 use crate::neighbour::{Interface, Neighbours};
 use crate::outer;
@@ -50,6 +50,7 @@ use crate::rate::RateLimit;
 use crate::stats::Histogram;
 
 use drain::Drain;
+pub use host_memory::HostShare;
 use laps::Lap;
 pub use laps::Laps;
 
@@ -241,8 +242,7 @@ impl<P: Port> Router<P> {
                 port_mtu: state.map_or(1280, |s| s.mtu),
                 line_up: line.up,
                 line_down: line.down,
-                // Half of the memory is for what arrives, shared by the links; the rest for what is to be sent.
-                link_credit: config.memory.0 / 2 / links,
+                link_credit: ChunkPool::promise(config.memory.0) / links,
                 packet_overhead: outer::packet_overhead(&remote),
                 frame_overhead: frame_overhead(&line),
             };
@@ -420,11 +420,7 @@ impl<P: Port> Router<P> {
     }
     /// Bytes that the flows' connections to their hosts hold.
     pub fn host_buffers(&self) -> Bytes {
-        let hosts = self
-            .flows
-            .indices()
-            .filter_map(|i| self.flows.get(i)?.host.as_ref());
-        Bytes(hosts.map(|h| h.memory() as u64).sum())
+        Bytes(self.pool.host_bytes())
     }
     pub fn flow_count(&self) -> usize {
         self.flows.len()

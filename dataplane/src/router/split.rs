@@ -16,13 +16,14 @@ use std::time::Duration;
 use mef_io::Port;
 use mef_packet::wire::{ecn, ip, tcp};
 use mef_packet::{Buffer, Instant, PortId};
+use mef_protocol::chunks::Use;
 use mef_protocol::codec::Setup;
 use mef_protocol::link::{Event, Opening};
 use mef_protocol::send_stream::End as StreamEnd;
 
 use super::pipeline::{dropped, Step, Stop};
 use super::route::Classified;
-use super::Router;
+use super::{host_memory, Router};
 use crate::config::{OpenMode, PeerId};
 use crate::drops::{DropReason, Stage};
 use crate::fib::Route;
@@ -173,12 +174,14 @@ impl<P: Port> Router<P> {
             &config,
         ) {
             Ok(mut host) => {
+                host.begin_with_window(host_memory::first_window(&self.pool));
                 if host.handle_segment(now, &syn).is_err() {
                     self.counters.count(Stage::Carry, DropReason::BadLength);
                 }
                 if let Some(f) = self.flows.get_mut(index) {
                     f.host = Some(host);
                 }
+                self.recount(index);
                 self.mark(index);
             }
             Err(_) => self.close(now, index, true),
@@ -279,7 +282,8 @@ impl<P: Port> Router<P> {
             .map_err(|_| (DropReason::FrameBadValue, refusal::PROHIBITED)),
         };
         match host {
-            Ok(host) => {
+            Ok(mut host) => {
+                host.begin_with_window(host_memory::first_window(&self.pool));
                 self.stats.flows_opened += 1;
                 let index = self.flows.insert(SplitFlow {
                     key,
@@ -294,8 +298,10 @@ impl<P: Port> Router<P> {
                     host_closed: false,
                     link_closed: false,
                     reset_at: None,
+                    share: Default::default(),
                     dirty: false,
                 });
+                self.recount(index);
                 self.mark(index);
             }
             Err((reason, code)) => {
@@ -396,13 +402,14 @@ impl<P: Port> Router<P> {
                 link.refuse(now, pool, number, code);
                 self.stats.flows_refused += 1;
                 self.drain_host(now, index);
-                self.flows.remove(now, index, None);
+                self.remove_flow(now, index, None);
                 return;
             }
         }
 
         // From the host to the link.
         let mut blocked = false;
+        host_memory::cap_window(pool, host);
         while host.readable() > 0 {
             let room = link.write_room(pool, number);
             if room == 0 && !link.takes_bytes(number) {
@@ -414,7 +421,8 @@ impl<P: Port> Router<P> {
                 continue;
             }
             if room == 0 {
-                blocked = true;
+                // Where only this flow has to wait, it is told when it may go on.
+                blocked = pool.room(Use::Sending) == 0;
                 break;
             }
             let mut taken = 0;
@@ -443,12 +451,14 @@ impl<P: Port> Router<P> {
             if bytes.is_empty() {
                 break;
             }
-            let n = host.write(bytes);
+            let room = host_memory::write_room(pool, host).min(bytes.len());
+            let n = host.write(bytes.get(..room).unwrap_or(&[]));
             if n == 0 {
                 break;
             }
             link.consume(now, pool, number, n);
         }
+        link.reader(number, host.host_room(), host.is_read());
         match link
             .view(number)
             .and_then(|v| v.recv_end.map(|e| (e, v.recv_finished)))
@@ -478,6 +488,7 @@ impl<P: Port> Router<P> {
             (a, b) => a.or(b),
         };
         self.drain_host(now, index);
+        self.recount(index);
         self.flows.set_timer(index, timer);
         if blocked {
             self.blocked.push(index);
@@ -526,7 +537,7 @@ impl<P: Port> Router<P> {
             });
         }
         self.with_link(peer, |link, pool| link.release(pool, number));
-        self.flows.remove(now, index, record);
+        self.remove_flow(now, index, record);
     }
 
     /// The far host refused, or cannot be reached: the SYN that waits is answered so.
@@ -561,7 +572,7 @@ impl<P: Port> Router<P> {
 
     /// Ends a flow that has no host endpoint.
     pub(super) fn close(&mut self, now: Instant, index: usize, tell_link: bool) {
-        if let Some(f) = self.flows.remove(now, index, None) {
+        if let Some(f) = self.remove_flow(now, index, None) {
             if tell_link {
                 self.with_link(f.peer, |link, pool| {
                     link.reset(now, pool, f.number, refusal::RST)

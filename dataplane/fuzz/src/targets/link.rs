@@ -262,6 +262,9 @@ fn frame_of<'a>(input: &mut Input<'a>, sent: u64) -> Frame<'a> {
             flow,
             max_offset: small(input),
             received: small(input),
+            read: small(input),
+            room: u32::from(input.u8()) << 8,
+            pace: u32::from(input.u8()) << 8,
         },
         13 | 14 => {
             let behind = u64::from(input.u8() % 16);

@@ -202,6 +202,9 @@ fn every_frame() -> Vec<u8> {
             flow: 2,
             max_offset: 1 << 20,
             received: 3,
+            read: 2,
+            room: 1 << 20,
+            pace: 1 << 16,
         },
         Frame::Ack(Ack {
             largest: 100,

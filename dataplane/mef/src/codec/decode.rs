@@ -198,6 +198,9 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
             flow: r.u32()?,
             max_offset: r.u64()?,
             received: r.u64()?,
+            read: r.u64()?,
+            room: r.u32()?,
+            pace: r.u32()?,
         },
         kind::ACK => {
             let (largest, rx_time_us, delay_us) = (r.u64()?, r.u64()?, r.u32()?);

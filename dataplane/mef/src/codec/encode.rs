@@ -202,8 +202,11 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             flow,
             max_offset,
             received,
+            read,
+            room,
+            pace,
         } => {
-            put!(flow, max_offset, received);
+            put!(flow, max_offset, received, read, room, pace);
             kind::WINDOW
         }
         Frame::Ack(ref a) => {

@@ -233,11 +233,16 @@ pub enum Frame<'a> {
         code: u8,
     },
     /// How far a flow may send, and up to where its bytes arrived without a gap (also those that
-    /// repair brought back, which no packet number speaks of). Flow 0 is the credit of the whole link.
+    /// repair brought back, which no packet number speaks of); what the host has read, for how many
+    /// bytes beyond that it has room, and how many it is known to read in eight round trips. Flow 0 is
+    /// the credit of the whole link.
     Window {
         flow: u32,
         max_offset: u64,
         received: u64,
+        read: u64,
+        room: u32,
+        pace: u32,
     },
     Ack(Ack<'a>),
     Hello(Hello),

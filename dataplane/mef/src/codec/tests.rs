@@ -86,6 +86,9 @@ fn every_frame_survives_the_wire() {
             flow: 0,
             max_offset: u64::MAX,
             received: 3,
+            read: 2,
+            room: u32::MAX,
+            pace: 7,
         },
         Frame::Ack(Ack {
             largest: 100,

@@ -59,7 +59,7 @@ impl Link {
         }
         self.estimate_anew(now);
         if self.promised == 0 {
-            self.promised = self.flow_window();
+            self.promised = self.flow_window().min(self.config.link_credit / 4);
         }
         self.answers.clear();
         for delay in [0, 20, 100] {
@@ -188,7 +188,13 @@ impl Link {
                 payload,
             } => {
                 if self.flow_for(flow)? {
-                    self.with_recv(flow, |recv| recv.on_data(pool, offset, payload))?;
+                    self.count_arrived(flow, offset.saturating_add(payload.len() as u64))?;
+                    let more = self.with_recv(flow, |recv| {
+                        let before = recv.arrived();
+                        recv.on_data(pool, offset, payload)?;
+                        Ok::<_, StreamError>(recv.arrived() - before)
+                    })?;
+                    self.arrived += more.unwrap_or(0);
                     self.after_receive(now, pool, flow);
                 }
             }
@@ -200,9 +206,10 @@ impl Link {
             } => {
                 if self.flow_for(flow)? {
                     let back = self.flows.get_mut(&flow).is_some_and(|f| {
-                        let before = f.recv.recovered();
+                        let before = (f.recv.recovered(), f.recv.arrived());
                         let back = f.recv.on_repair(pool, span, index, symbol);
-                        self.stats.bytes_recovered += f.recv.recovered() - before;
+                        self.stats.bytes_recovered += f.recv.recovered() - before.0;
+                        self.arrived += f.recv.arrived() - before.1;
                         back
                     });
                     if back {
@@ -297,12 +304,16 @@ impl Link {
                 flow,
                 max_offset,
                 received,
+                read,
+                room,
+                pace,
             } => {
                 if let Some(f) = self.flows.get_mut(&flow) {
-                    if received > f.send.sent() {
+                    if received > f.send.sent() || read > f.send.sent() {
                         return Err(PacketError::AckOfUnsent);
                     }
                     f.send.set_credit(max_offset);
+                    Self::heard_read(f, read, room, pace);
                     f.send.on_acked(pool, 0, received);
                     self.after_ack(pool, flow);
                 }
@@ -363,6 +374,7 @@ impl Link {
             self.stream_credit = 0;
             self.consumed = 0;
             self.announced = self.config.link_credit;
+            self.arrived = 0;
             self.events.push_back(Event::PeerRestarted { flows });
         }
         let first = self.peer.is_none() || restarted;
@@ -441,7 +453,7 @@ impl Link {
             let Some(f) = self.flows.get_mut(id) else {
                 continue;
             };
-            if f.send.encode_one() {
+            if f.send.encode_one(pool) {
                 self.took_long = true;
                 // With its repair, or with its losses where there is none to be had.
                 self.activated.push((SendKey::Stream(*id), f.weight));
@@ -453,10 +465,11 @@ impl Link {
             if self.silent {
                 self.forget_stale(now);
             }
-            let keep = self.history_time();
+            let keep = self.history_time(pool);
             for f in self.flows.values_mut() {
                 f.recv.free(pool, now, keep);
             }
+            self.tell_reads(now);
             self.expire_fragments(now);
             let limits = self.datagram_limits();
             self.datagrams.set_limits(limits);

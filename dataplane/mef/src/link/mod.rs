@@ -25,6 +25,7 @@
 
 mod auto;
 mod control;
+mod credit;
 mod datagram;
 mod input;
 mod output;
@@ -38,7 +39,7 @@ use mef_packet::wire::ecn::Ecn;
 use mef_packet::{BitRate, Instant};
 
 use crate::aqm::FlowQueues;
-use crate::chunks::ChunkPool;
+use crate::chunks::{ChunkPool, Use};
 use crate::classes::Class;
 use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER, RESET_ECHO};
 use crate::guard::CapacityGuard;
@@ -191,6 +192,12 @@ struct Flow {
     released: bool,
     /// Bytes of this flow already counted as consumed for the link's credit.
     counted: u64,
+    /// What the far host has read, and how far ahead of it its router lets the flow be.
+    peer_read: u64,
+    vouched: u64,
+    /// The far host is known to read.
+    proven: bool,
+    reader: credit::Reader,
     told: bool,
 }
 
@@ -271,6 +278,8 @@ pub struct Link {
     /// Stream bytes taken from the link by hosts, and the credit last announced.
     consumed: u64,
     announced: u64,
+    /// Stream bytes that have arrived, gaps below them included.
+    arrived: u64,
     /// What every HELLO of this end grants to each new flow: both ends must start from one figure.
     promised: u64,
     blocked_on_link: bool,
@@ -335,6 +344,7 @@ impl Link {
             stream_credit: 0,
             consumed: 0,
             announced: config.link_credit,
+            arrived: 0,
             promised: 0,
             blocked_on_link: false,
             newest_large_acked: Instant::ZERO,
@@ -462,11 +472,13 @@ impl Link {
     }
     /// Credit that this end grants each flow ahead of what its host reads: eight times what the
     /// line brings in a round trip (one lost packet in five takes seven to put in order), within
-    /// a quarter of what the link may hold.
+    /// three quarters of what the link may hold. It is no promise: the link's credit is.
     fn flow_window(&self) -> u64 {
         let rtt = self.rtt.smoothed().max(Duration::from_millis(20)) + Duration::from_millis(50);
         let bdp = self.config.line_down.bytes_in(rtt).0;
-        (8 * bdp).max(256 * 1024).min(self.config.link_credit / 4)
+        (8 * bdp)
+            .max(256 * 1024)
+            .min(self.config.link_credit / 4 * 3)
     }
 
     // ---- commands
@@ -498,6 +510,10 @@ impl Link {
             abandoned: false,
             released: false,
             counted: 0,
+            peer_read: 0,
+            vouched: 0,
+            proven: false,
+            reader: credit::Reader::default(),
             told: false,
         }
     }
@@ -537,8 +553,10 @@ impl Link {
             .bytes_in(Duration::from_millis(20))
             .0
             .clamp(64 * 1024, 4 << 20);
-        let room = ahead.saturating_sub(f.send.unsent());
-        if !pool.may_send_more() {
+        let room = self
+            .may_wait(pool, f, ahead)
+            .saturating_sub(f.send.unsent());
+        if pool.room(Use::Sending) == 0 {
             return 0;
         }
         usize::try_from(room).unwrap_or(usize::MAX)
@@ -622,7 +640,7 @@ impl Link {
             f.counted = f.counted.max(total);
         }
         let credit = self.config.link_credit;
-        if self.consumed.saturating_add(credit) > self.announced.saturating_add(credit / 8) {
+        if self.consumed.saturating_add(credit) > self.announced.saturating_add(credit / 32) {
             self.queue_control(Control::Window(0));
         }
     }
@@ -633,22 +651,23 @@ impl Link {
     }
     /// The host took `n` of the bytes that [`peek`](Self::peek) showed.
     pub fn consume(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, n: usize) {
-        let keep = self.history_time();
+        let keep = self.history_time(pool);
         let Some(f) = self.flows.get_mut(&flow) else {
             return;
         };
         f.recv.consume(now, n);
         f.recv.free(pool, now, keep);
         let total = f.recv.read_offset();
-        if f.recv.credit_due() {
-            self.queue_control(Control::Window(flow));
-        }
+        self.note_read(now, flow, n as u64);
         self.count_consumed(flow, total);
         self.reap(pool, flow);
     }
 
     /// How long bytes that the host has read stay for the sake of repair.
-    fn history_time(&self) -> Duration {
+    fn history_time(&self, pool: &ChunkPool) -> Duration {
+        if pool.is_short() {
+            return Duration::ZERO;
+        }
         self.rtt.smoothed() * 5 / 4 + self.rtt.ack_delay() + Duration::from_millis(20)
     }
 

@@ -180,6 +180,9 @@ impl Link {
                         flow: 0,
                         max_offset,
                         received: 0,
+                        read: 0,
+                        room: 0,
+                        pace: 0,
                     },
                     Carried::Window { flow: 0 },
                 )
@@ -187,10 +190,14 @@ impl Link {
             Control::Window(flow) => {
                 let f = self.flows.get_mut(&flow)?;
                 f.recv.set_window(window);
+                let (read, room, pace) = Self::say_read(f, window);
                 let frame = Frame::Window {
                     flow,
                     max_offset: f.recv.grant(),
                     received: f.recv.ready(),
+                    read,
+                    room,
+                    pace,
                 };
                 (frame, Carried::Window { flow })
             }
@@ -219,14 +226,14 @@ impl Link {
         now: Instant,
         number: u64,
         key: SendKey,
-        _pool: &mut ChunkPool,
+        pool: &mut ChunkPool,
         out: &mut Vec<u8>,
     ) -> Option<Packed> {
         if !self.in_session || self.silent || !self.probing {
             return None;
         }
         match key {
-            SendKey::Stream(flow) => self.pack_stream(now, number, flow, out),
+            SendKey::Stream(flow) => self.pack_stream(now, pool, number, flow, out),
             SendKey::Datagram(flow) => self.pack_datagram(now, number, flow, out),
         }
     }
@@ -234,12 +241,13 @@ impl Link {
     fn pack_stream(
         &mut self,
         now: Instant,
+        pool: &mut ChunkPool,
         number: u64,
         id: u32,
         out: &mut Vec<u8>,
     ) -> Option<Packed> {
         loop {
-            match self.try_stream(now, number, id, out) {
+            match self.try_stream(now, pool, number, id, out) {
                 Attempt::Packed(packed) => return Some(packed),
                 Attempt::Nothing => return None,
                 Attempt::Other => {}
@@ -247,10 +255,17 @@ impl Link {
         }
     }
 
-    fn try_stream(&mut self, now: Instant, number: u64, id: u32, out: &mut Vec<u8>) -> Attempt {
+    fn try_stream(
+        &mut self,
+        now: Instant,
+        pool: &mut ChunkPool,
+        number: u64,
+        id: u32,
+        out: &mut Vec<u8>,
+    ) -> Attempt {
         let max = self.payload_size();
         let limit = self.inner_limit();
-        let link_room = self.stream_credit.saturating_sub(self.stream_sent);
+        let link_room = self.flows.get(&id).map_or(0, |f| self.new_bytes(f));
         let gap = self.span_gap();
         let flags = self.data_flags();
         let start = out.len();
@@ -263,7 +278,7 @@ impl Link {
             self.quiet.insert(id);
         }
         let Some(next) = next else {
-            if f.send.unsent() > 0 && link_room == 0 {
+            if f.send.unsent() > 0 && link_room < max as u64 {
                 self.blocked_on_link = true;
             }
             return Attempt::Nothing;
@@ -305,7 +320,7 @@ impl Link {
             Next::Repair { base } => {
                 let mut symbol = core::mem::take(&mut self.scratch);
                 symbol.clear();
-                let named = f.send.repair(base, &mut symbol);
+                let named = f.send.repair(pool, base, &mut symbol);
                 let pushed = named.is_some_and(|(span, index)| {
                     b.push(&Frame::Repair {
                         flow: id,

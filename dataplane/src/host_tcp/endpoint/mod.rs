@@ -33,6 +33,7 @@
 mod bytes;
 mod control;
 mod input;
+mod memory;
 mod output;
 mod pardon;
 mod rate;

@@ -77,6 +77,8 @@ pub(super) struct Receiver {
     /// A range that came twice, to be told once (RFC 2883).
     duplicate: Option<(u64, u64)>,
     window: usize,
+    /// The window grows no further.
+    cap: usize,
     largest_window: usize,
     pub scale: u8,
     epoch: (Instant, u64),
@@ -103,6 +105,7 @@ impl Receiver {
             stamp: 0,
             duplicate: None,
             window: INITIAL_WINDOW.min(largest_window),
+            cap: largest_window,
             largest_window,
             scale,
             epoch: (now, 0),
@@ -328,7 +331,8 @@ impl Receiver {
             self.epoch = (now, self.read - n as u64);
         }
         if self.read - self.epoch.1 >= self.window as u64 * 3 / 4 {
-            self.window = (self.window * 2).min(self.largest_window);
+            let grown = (self.window * 2).min(self.largest_window).min(self.cap);
+            self.window = self.window.max(grown);
             self.epoch = (now, self.read);
         }
     }
@@ -363,6 +367,18 @@ impl Receiver {
         // From nothing only by something worth while (RFC 9293 §3.8.6.2.2).
         let least = u64::from(mss).min(self.window as u64 / 2);
         new >= least && new > old && (old < least || new >= 2 * old)
+    }
+
+    pub fn begin_with_window(&mut self, bytes: usize) {
+        self.window = bytes.min(self.largest_window);
+    }
+    pub fn cap_window(&mut self, bytes: usize) {
+        self.cap = bytes;
+    }
+    /// Bytes from the first that was not read to the end of the window.
+    pub fn promised(&self) -> usize {
+        self.window
+            .max((self.edge - self.read.min(self.edge)) as usize)
     }
 
     /// Bytes of memory held.

@@ -209,6 +209,10 @@ impl Sender {
         }
         self.limit.saturating_sub(self.queued())
     }
+    /// Bytes of the host's window that nothing was written for.
+    pub fn host_room(&self) -> u64 {
+        self.edge.saturating_sub(self.end)
+    }
     /// Both every byte and the FIN have been acknowledged.
     pub fn fin_acknowledged(&self) -> bool {
         self.fin && self.una > self.end
@@ -229,7 +233,7 @@ impl Sender {
         let n = data.len().min(self.room());
         self.buffer.write(self.end, data.get(..n).unwrap_or(&[]));
         self.end += n as u64;
-        self.was_full |= self.room() == 0;
+        self.was_full |= self.queued() >= self.limit;
         n
     }
 
@@ -359,7 +363,7 @@ impl Sender {
         if self.was_full {
             let wanted = usize::try_from(2 * self.control.window()).unwrap_or(usize::MAX);
             self.limit = self.limit.max(wanted.min(self.max_limit));
-            self.was_full = self.room() == 0;
+            self.was_full = self.queued() >= self.limit;
         }
     }
 
