@@ -102,6 +102,14 @@ named_enum! {
         TooBig = "ip.too_big",
         /// A fragment, where only whole packets can be carried.
         FragmentUnsupported = "ip.fragment_unsupported",
+        /// A fragment of TCP of an impossible length or place, or one of too many of its packet.
+        FragmentBad = "ip.fragment_bad",
+        /// Fragments of TCP that overlap or contradict each other: all of that packet's (RFC 5722).
+        FragmentOverlap = "ip.fragment_overlap",
+        /// A fragment of TCP whose packet did not become whole in time.
+        FragmentLate = "ip.fragment_late",
+        /// More fragments of TCP wait for others than the router keeps: the oldest packet's gave way.
+        FragmentsFull = "ip.fragments_full",
         /// An IP protocol, or an option, that this path does not carry.
         UnsupportedProtocol = "ip.unsupported_protocol",
         /// Nobody answers ARP or Neighbour Discovery for the next hop.

@@ -44,6 +44,8 @@ pub struct SplitFlow {
     pub reset_at: Option<Instant>,
     /// What `host` counts for in the memory budget.
     pub share: HostShare,
+    /// Whether its hosts are known to be alive.
+    pub alive: crate::router::KeepAlive,
     /// Waiting to be pumped.
     pub dirty: bool,
 }

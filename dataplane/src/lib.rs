@@ -24,6 +24,7 @@ pub mod pinned;
 pub mod ports;
 pub mod prefix_table;
 pub mod rate;
+pub mod reassembly;
 pub mod report;
 pub mod router;
 pub mod show;

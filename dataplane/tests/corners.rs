@@ -150,6 +150,30 @@ fn opening(side: usize) -> Segment {
     syn
 }
 
+/// A split connection whose two hosts the test plays: the next segment of each.
+fn by_hand(w: &mut World) -> [Segment; 2] {
+    let mut next = [opening(0), opening(1)];
+    w.host_sends(0, &next[0].packet());
+    w.run(ms(40));
+    let asked = arrived(w, 1, 5000, 6000);
+    next[1].flags = SYN | ACK;
+    next[1].ack = asked[0].1.wrapping_add(1);
+    w.host_sends(1, &next[1].packet());
+    w.run(ms(60));
+    let answered = arrived(w, 0, 6000, 5000);
+    assert_eq!(answered[0].0, SYN | ACK);
+    next[0].ack = answered[0].1.wrapping_add(1);
+    for (side, s) in next.iter_mut().enumerate() {
+        s.flags = ACK;
+        s.seq += 1;
+        w.host_sends(side, &s.packet());
+    }
+    w.run(ms(60));
+    arrived(w, 1, 5000, 6000);
+    arrived(w, 0, 6000, 5000);
+    next
+}
+
 /// RFC 9293, section 3.5, figure 8: two hosts that open to each other at once have one connection.
 /// Both routers find so whatever is lost between them, and leave it to the hosts.
 #[test]
@@ -334,4 +358,174 @@ fn rfc9293_a_reset_comes_behind_its_bytes_or_after_a_second() {
         w.run(ms(500));
         assert_eq!([0, 1].map(|i| w.sides[i].router.flow_count()), [0, 0]);
     }
+}
+
+/// RFC 791, section 3.2: a connection whose segments come in fragments is split like any other; RFC
+/// 5722: fragments that overlap are dropped. Those of other protocols cross as they are.
+#[test]
+fn rfc791_fragments_of_tcp_are_joined_and_others_cross() {
+    let mut w = World::up(Settings::default());
+    let [mut data, _] = by_hand(&mut w);
+    let bytes: Vec<u8> = (0..3000).map(|i| (i / 7) as u8).collect();
+    // Three segments in three fragments each, every one in another order; of the second two overlap.
+    let mut sent = 0;
+    for (i, order) in [[0, 1, 2], [2, 0, 1], [1, 2, 0], [2, 1, 0]]
+        .iter()
+        .enumerate()
+    {
+        data.payload = bytes[sent..sent + 1000].to_vec();
+        let segment = data.tcp();
+        for part in order {
+            let range = part * 344..segment.len().min((part + 1) * 344);
+            let more = if *part < 2 { 0x2000 } else { 0 };
+            let place = more | (part * 344 / 8) as u16;
+            let piece = segment[range].to_vec();
+            w.host_sends(0, &fragment(A, B, 6, 70 + i as u16, place, &piece));
+            if i == 1 && *part == 0 {
+                let inside = fragment(A, B, 6, 71, 0x2000 | 8, &[0; 64]);
+                w.host_sends(0, &inside);
+            }
+        }
+        w.run(ms(5));
+        // The second did not arrive, and is sent again.
+        if i != 1 {
+            sent += 1000;
+            data.seq += 1000;
+        }
+    }
+    w.run(ms(60));
+    let got: Vec<u8> = arrived(&mut w, 1, 5000, 6000)
+        .into_iter()
+        .flat_map(|s| s.3)
+        .collect();
+    assert!(got == bytes, "{} bytes", got.len());
+    assert_eq!(w.counter(0, "packets_reassembled"), 3);
+    assert_eq!(w.count(0, Stage::Carry, DropReason::FragmentOverlap), 2);
+    // UDP's go on as they are.
+    w.sides[1].inbox.clear();
+    for (place, len) in [(0x2000, 512), (64, 100)] {
+        let piece = fragment(A, B, 17, 9, place, &vec![7; len]);
+        w.host_sends(0, &piece);
+    }
+    w.run(ms(60));
+    assert_eq!(w.sides[1].inbox.len(), 2);
+    // One of a packet that does not become whole is dropped after 30 s.
+    w.host_sends(0, &fragment(A, B, 6, 99, 0x2000, &[0; 64]));
+    w.run(Duration::from_secs(29));
+    assert_eq!(w.count(0, Stage::Carry, DropReason::FragmentLate), 0);
+    w.run(Duration::from_secs(2));
+    assert_eq!(w.count(0, Stage::Carry, DropReason::FragmentLate), 1);
+}
+
+/// A keep-alive of the host whose next segment this is.
+fn keep_alive(next: &Segment) -> Vec<u8> {
+    let mut s = next.clone();
+    s.seq -= 1;
+    s.packet()
+}
+
+/// RFC 9293, section 3.8.4: a keep-alive is answered where the far host was heard of late, at once; else
+/// when it has answered one.
+#[test]
+fn rfc9293_a_keep_alive_is_answered_for_a_host_that_is_there() {
+    let mut w = World::up(Settings::default());
+    let next = by_hand(&mut w);
+    w.run(Duration::from_secs(30));
+    // Host B was heard 30 s ago: what is asked is only its router, a round trip away.
+    w.host_sends(0, &keep_alive(&next[0]));
+    w.run(ms(39));
+    assert_eq!(arrived(&mut w, 0, 6000, 5000), []);
+    w.run(ms(6));
+    let answer = arrived(&mut w, 0, 6000, 5000);
+    assert_eq!(
+        (answer.len(), answer[0].0, answer[0].2),
+        (1, ACK, next[0].seq)
+    );
+    assert_eq!(arrived(&mut w, 1, 5000, 6000), []);
+    // For 45 s more that is known here.
+    w.run(Duration::from_secs(40));
+    w.host_sends(0, &keep_alive(&next[0]));
+    w.run(ms(2));
+    assert_eq!(arrived(&mut w, 0, 6000, 5000).len(), 1);
+    // Then it is asked itself; its answer is what is passed on.
+    w.run(Duration::from_secs(10));
+    w.host_sends(0, &keep_alive(&next[0]));
+    w.run(ms(25));
+    let probe = arrived(&mut w, 1, 5000, 6000);
+    assert_eq!(probe.len(), 1);
+    assert_eq!((probe[0].0, probe[0].1), (ACK, next[1].ack.wrapping_sub(1)));
+    w.run(ms(200));
+    assert_eq!(arrived(&mut w, 0, 6000, 5000), []);
+    w.host_sends(1, &next[1].packet());
+    w.run(ms(25));
+    assert_eq!(arrived(&mut w, 0, 6000, 5000).len(), 1);
+    // It is not asked again while nobody asks.
+    w.run(Duration::from_secs(100));
+    assert_eq!(arrived(&mut w, 1, 5000, 6000), []);
+    assert_eq!(w.sides[0].router.flow_count(), 1);
+}
+
+/// RFC 9293, section 3.8.4: no single unanswered probe ends a connection; a host that answers none of six
+/// is gone, and the other, whose keep-alives get no answer meanwhile, hears so by RST.
+#[test]
+fn rfc9293_the_death_of_the_far_host_is_carried_to_who_asks() {
+    let mut w = World::up(Settings::default());
+    let next = by_hand(&mut w);
+    w.run(Duration::from_secs(100));
+    let began = w.now;
+    let mut asked_at = Vec::new();
+    let mut resets = Vec::new();
+    let mut keep_alives = 0;
+    let mut refused = Vec::new();
+    while resets.is_empty() && w.now.since(began) < Duration::from_secs(120) {
+        if w.now.since(began) >= Duration::from_secs(10) * keep_alives {
+            keep_alives += 1;
+            w.host_sends(0, &keep_alive(&next[0]));
+        }
+        w.run(ms(5));
+        for s in arrived(&mut w, 1, 5000, 6000) {
+            match s.0 & RST {
+                0 => asked_at.push(w.now.since(began).as_secs()),
+                _ => refused.push(s),
+            }
+        }
+        resets = arrived(&mut w, 0, 6000, 5000);
+    }
+    let time = w.now.since(began);
+    assert_eq!(asked_at, [0, 1, 3, 7, 15, 31]);
+    assert!((ms(63_000)..ms(63_200)).contains(&time), "{time:?}");
+    // Nothing but the RST came, and the host believes it.
+    assert_eq!(resets.len(), 1);
+    assert_eq!((resets[0].0 & RST, resets[0].1), (RST, next[0].ack));
+    assert_eq!(refused.len(), 1);
+    w.run(ms(200));
+    assert_eq!([0, 1].map(|i| w.sides[i].router.flow_count()), [0, 0]);
+}
+
+/// RFC 9293, section 3.8.6.1: probes of a closed window are answered whatever is known of the far host.
+#[test]
+fn rfc9293_probes_of_a_closed_window_are_answered_at_once() {
+    let mut w = World::up(Settings {
+        router: "memory = \"64MiB\"\nhost_buffer = \"64KiB\"".into(),
+        ..Settings::default()
+    });
+    let [mut a, _] = by_hand(&mut w);
+    // Host B takes nothing, and its router as little: the window closes.
+    let mut window = u16::MAX;
+    while window > 0 {
+        a.payload = vec![7; 1000];
+        w.host_sends(0, &a.packet());
+        a.seq += 1000;
+        w.run(ms(2));
+        if let Some(p) = w.sides[0].inbox.iter().rfind(|p| p[9] == 6) {
+            window = u16::from_be_bytes([p[34], p[35]]);
+        }
+        assert!(a.seq < 64 << 20);
+    }
+    a.payload.clear();
+    w.run(Duration::from_secs(5));
+    arrived(&mut w, 0, 6000, 5000);
+    w.host_sends(0, &keep_alive(&a));
+    w.run(ms(2));
+    assert_eq!(arrived(&mut w, 0, 6000, 5000).len(), 1);
 }

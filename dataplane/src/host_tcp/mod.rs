@@ -43,10 +43,11 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mef_packet::wire::{ip, ipv4, ipv6};
 use mef_packet::{Checksum, Instant};
 
 pub use endpoint::Endpoint;
-pub use reset::rst_for;
+pub use reset::{question, rst_for};
 #[cfg(any(test, feature = "smoltcp-host"))]
 pub use smoltcp_host::SmoltcpHost;
 pub use time_wait::TimeWait;
@@ -122,9 +123,14 @@ pub struct SegmentMeta {
 
 impl SegmentMeta {
     /// The checksum state of the packet once `l2_len` bytes stand before its IP header.
-    pub fn checksum(&self, l2_len: u16) -> Checksum {
+    /// `ip_packet` is that packet, as it was handed out: its header has no options.
+    pub fn checksum(&self, l2_len: u16, ip_packet: &[u8]) -> Checksum {
+        let header = match ip::version(ip_packet) {
+            6 => ipv6::HEADER_LEN,
+            _ => ipv4::HEADER_LEN,
+        };
         Checksum::Partial {
-            start: l2_len.saturating_add(wire::IPV4_HEADER as u16),
+            start: l2_len.saturating_add(header as u16),
             offset: wire::TCP_CHECKSUM as u16,
         }
     }

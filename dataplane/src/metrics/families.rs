@@ -135,6 +135,9 @@ fn whole_router(name: &str) -> Option<(String, Kind, &'static str)> {
         "losses_pardoned" => {
             "Losses on the hosts' access that the hosts were kept from slowing down for."
         }
+        "packets_reassembled" => {
+            "TCP packets for peers' hosts that came in fragments and were joined."
+        }
         "flows_crossing" => "Connections that both hosts opened at once, carried as datagrams.",
         "sessions" => "Sessions with peers, renewals included.",
         "peers_moved" => "Times that a peer proved to be at another address than before.",

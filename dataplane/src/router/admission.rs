@@ -75,6 +75,7 @@ impl<P: Port> Router<P> {
             link_closed: false,
             reset_at: None,
             share: Default::default(),
+            alive: Default::default(),
             dirty: false,
         });
         if setup.early {

@@ -34,7 +34,11 @@ impl<P: Port> Router<P> {
             Route::Via { port, next_hop } => (port, next_hop),
             Route::Peer(peer) => {
                 self.counters.at_link(peer.0);
-                Self::validate_transport(&mut packet, transit)?;
+                if transit.fragment && transit.protocol == ipv4::PROTOCOL_TCP {
+                    packet = self.join_fragments(now, packet, transit)?;
+                } else {
+                    Self::validate_transport(&mut packet, transit)?;
+                }
                 let from = self.classify(packet)?;
                 self.icmp_for_flow(now, &from)?;
                 return match self.manner(now, peer, &from) {

@@ -11,8 +11,10 @@ mod carry;
 mod crossing;
 mod datagram;
 mod drain;
+mod fragments;
 mod host_memory;
 mod ingress;
+mod keep_alive;
 mod laps;
 mod manner;
 mod mss;
@@ -47,10 +49,12 @@ use crate::neighbour::{Interface, Neighbours};
 use crate::outer;
 use crate::peer::Peer;
 use crate::rate::RateLimit;
+use crate::reassembly::Reassembly;
 use crate::stats::Histogram;
 
 use drain::Drain;
 pub use host_memory::HostShare;
+pub use keep_alive::KeepAlive;
 use laps::Lap;
 pub use laps::Laps;
 
@@ -136,6 +140,7 @@ pub struct Router<P: Port> {
     /// What is said to segments of connections that are not known.
     resets: RateLimit,
     half_open: HalfOpen,
+    reassembly: Reassembly,
     /// When the router was told to stop.
     draining: Option<Drain>,
     pool: ChunkPool,
@@ -163,6 +168,8 @@ struct Tallies {
     handshakes: u64,
     datagrams_sent: u64,
     datagrams_received: u64,
+    /// TCP packets that came in fragments.
+    packets_reassembled: u64,
     /// A peer answered a challenge from another address than before.
     peers_moved: u64,
     /// Another station was heard using one of our addresses.
@@ -279,6 +286,7 @@ impl<P: Port> Router<P> {
             counters: Counters::new(config.ports.len(), config.peers.len()),
             resets: RateLimit::new(now, RESETS_PER_SECOND, RESETS_PER_SECOND),
             half_open: HalfOpen::new(now, fastest),
+            reassembly: Reassembly::default(),
             draining: None,
             config,
             seed,
@@ -364,6 +372,7 @@ impl<P: Port> Router<P> {
         }
         self.drain_timers(now);
         self.open_waiting(now);
+        self.expire_fragments(now);
         while let Some(index) = self.flows.pop_due(now) {
             self.mark(index);
         }
@@ -385,6 +394,7 @@ impl<P: Port> Router<P> {
         at = at.min(self.session_due(now));
         at = at.min(self.half_open.due(now).unwrap_or(at));
         at = at.min(self.drain_due().unwrap_or(at));
+        at = at.min(self.reassembly.due().unwrap_or(at));
         at = at.min(self.neighbours.poll_timeout().unwrap_or(at));
         at = at.min(self.flows.next_timer().unwrap_or(at));
         if !self.blocked.is_empty() {

@@ -84,12 +84,12 @@ impl<P: Port> Router<P> {
             host: SocketAddr::new(t.source, t.source_port),
             far: SocketAddr::new(t.destination, t.port),
         };
-        let (flags, mss) = match ip::View::parse_unverified(bytes) {
+        let (flags, mss, seq, length) = match ip::View::parse_unverified(bytes) {
             Ok(v) if v.is_fragment() => {
                 return dropped(Stage::Carry, DropReason::FragmentUnsupported)
             }
             Ok(v) => match tcp::View::parse(v.payload()) {
-                Ok(s) => (s.flags(), mss_of(&s)),
+                Ok(s) => (s.flags(), mss_of(&s), s.seq(), s.payload().len()),
                 Err(e) => return dropped(Stage::Carry, e),
             },
             Err(e) => return dropped(Stage::Carry, e),
@@ -100,6 +100,14 @@ impl<P: Port> Router<P> {
             };
             match &mut f.host {
                 Some(host) => {
+                    let asks =
+                        length <= 1 && host.is_just_below_window(seq) && host.is_keep_alive(bytes);
+                    if asks && self.holds_keep_alive(now, index) {
+                        return Ok(());
+                    }
+                    let Some(host) = self.flows.get_mut(index).and_then(|f| f.host.as_mut()) else {
+                        return Ok(());
+                    };
                     if host.handle_segment(now, bytes).is_err() {
                         return dropped(Stage::Carry, DropReason::UnknownFlow);
                     }
@@ -211,10 +219,14 @@ impl<P: Port> Router<P> {
                     Event::PeerRestarted { flows } => {
                         for number in flows {
                             if let Some(index) = self.flows.by_number(id, number) {
+                                self.tell_gone(now, index);
                                 self.reset_host(now, index);
                             }
                         }
                     }
+                    Event::AliveAsked { flow } => self.alive_asked(now, id, flow),
+                    Event::Heard { flow, ago } => self.far_heard(now, id, flow, ago),
+                    Event::Gone { host, far } => self.gone_before(now, id, host, far),
                     Event::Up => tracing::info!(peer = self.peer_name(id), "link is up"),
                     Event::Silent => tracing::warn!(
                         peer = self.peer_name(id),
@@ -299,6 +311,7 @@ impl<P: Port> Router<P> {
                     link_closed: false,
                     reset_at: None,
                     share: Default::default(),
+                    alive: Default::default(),
                     dirty: false,
                 });
                 self.recount(index);
@@ -487,6 +500,7 @@ impl<P: Port> Router<P> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        self.tell_heard(now, index);
         self.drain_host(now, index);
         self.recount(index);
         self.flows.set_timer(index, timer);

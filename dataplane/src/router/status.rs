@@ -81,6 +81,7 @@ impl<P: Port> Router<P> {
         add("datagrams_sent", t.datagrams_sent);
         add("datagrams_received", t.datagrams_received);
         add("address_conflicts", t.address_conflicts);
+        add("packets_reassembled", self.stats.packets_reassembled);
         add("flows_asymmetric", self.manners.flows_asymmetric);
         add("flows_crossing", self.manners.flows_crossing);
         add("losses_pardoned", self.flows.losses_pardoned());

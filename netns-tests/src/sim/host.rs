@@ -339,7 +339,7 @@ impl Host {
                 _ => Gso::TcpV4,
             },
             gso_size: segment.gso_size,
-            checksum: segment.checksum(ETHERNET as u16),
+            checksum: segment.checksum(ETHERNET as u16, packet),
             ..Meta::default()
         };
         self.send(wire, ethernet::ETHERTYPE_IPV4, packet, meta);

@@ -7,6 +7,7 @@ mod handshake;
 mod host_tcp;
 mod input;
 mod link;
+mod reassembly;
 mod router;
 pub mod seeds;
 mod text;
@@ -26,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("ipv6", wire6::ipv6_packet),
     ("icmpv6", wire6::icmpv6_message),
     ("segment", wire::cutting),
+    ("reassembly", reassembly::fragments),
     ("codec", link::frames),
     ("link", link::conversation),
     ("handshake", handshake::messages),

@@ -20,6 +20,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "ipv6" => vec![wire6::seeds()[1].clone()],
         "icmpv6" => wire6::seeds().to_vec(),
         "segment" => vec![super_segment(false), super_segment(true)],
+        "reassembly" => super::reassembly::seeds(),
         "codec" => vec![every_frame()],
         "link" => vec![conversation()],
         "handshake" => vec![messages()],

@@ -202,6 +202,20 @@ fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
             room: r.u32()?,
             pace: r.u32()?,
         },
+        kind::HEARD => Frame::Heard {
+            flow: r.u32()?,
+            ago_ms: match r.u32()? {
+                u32::MAX => None,
+                ms => Some(ms),
+            },
+        },
+        kind::GONE => {
+            let family = r.u8()?;
+            Frame::Gone {
+                host: r.address(family)?,
+                far: r.address(family)?,
+            }
+        }
         kind::ACK => {
             let (largest, rx_time_us, delay_us) = (r.u64()?, r.u64()?, r.u32()?);
             let (delivered_bytes, drops, format) = (r.u64()?, r.u32()?, r.u8()?);

@@ -209,6 +209,22 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             put!(flow, max_offset, received, read, room, pace);
             kind::WINDOW
         }
+        Frame::Heard { flow, ago_ms } => {
+            // The largest number is the question.
+            put!(flow, ago_ms.map_or(u32::MAX, |ms| ms.min(u32::MAX - 1)));
+            kind::HEARD
+        }
+        Frame::Gone { ref host, ref far } => {
+            let family = if host.is_ipv4() && far.is_ipv4() {
+                4
+            } else {
+                6u8
+            };
+            out.push(family);
+            encode_address(host, family, out);
+            encode_address(far, family, out);
+            kind::GONE
+        }
         Frame::Ack(ref a) => {
             put!(
                 a.largest,

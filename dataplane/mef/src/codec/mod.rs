@@ -63,6 +63,8 @@ mod kind {
     pub const FIN: u8 = 11;
     pub const RESET: u8 = 12;
     pub const WINDOW: u8 = 13;
+    pub const HEARD: u8 = 14;
+    pub const GONE: u8 = 15;
     pub const ACK: u8 = 16;
     pub const HELLO: u8 = 32;
     pub const PING: u8 = 33;
@@ -243,6 +245,17 @@ pub enum Frame<'a> {
         read: u64,
         room: u32,
         pace: u32,
+    },
+    /// When the flow's host on the sender's side was last heard, milliseconds ago; `None` asks the same
+    /// of the receiver's.
+    Heard {
+        flow: u32,
+        ago_ms: Option<u32>,
+    },
+    /// A connection that the receiver carried before it was restarted, by its own host and the far one.
+    Gone {
+        host: SocketAddr,
+        far: SocketAddr,
     },
     Ack(Ack<'a>),
     Hello(Hello),

@@ -90,6 +90,22 @@ fn every_frame_survives_the_wire() {
             room: u32::MAX,
             pace: 7,
         },
+        Frame::Heard {
+            flow: 8,
+            ago_ms: None,
+        },
+        Frame::Heard {
+            flow: 8,
+            ago_ms: Some(75_000),
+        },
+        Frame::Gone {
+            host: setup.source,
+            far: setup.destination,
+        },
+        Frame::Gone {
+            host: v6("2001:db8:1::2"),
+            far: v6("2001:db8:2::2"),
+        },
         Frame::Ack(Ack {
             largest: 100,
             rx_time_us: 5,

@@ -318,6 +318,8 @@ impl Link {
                     self.after_ack(pool, flow);
                 }
             }
+            Frame::Heard { flow, ago_ms } => self.on_heard(flow, ago_ms),
+            Frame::Gone { host, far } => self.events.push_back(Event::Gone { host, far }),
             Frame::Ack(ack) => self.on_ack(now, pool, &ack)?,
             Frame::Hello(hello) => self.on_hello(now, pool, hello),
             Frame::Ping { floor } => self.received.set_floor(floor),
@@ -368,6 +370,7 @@ impl Link {
                 f.recv.release(pool);
             }
             self.seen.clear();
+            self.gone.clear();
             self.quiet.clear();
             self.spanned.clear();
             self.stream_sent = 0;

@@ -7,7 +7,7 @@
 //! so nothing waits in a packed state.
 //!
 //! Methods by kind: commands (`open`, `accept`, `refuse`, `write`, `finish`,
-//! `reset`, `consume`, `release`, `send_datagram`), inputs (`session_started`, `session_renewed`, `path_changed`,
+//! `reset`, `consume`, `release`, `send_datagram`, `ask_heard`, `say_heard`, `tell_gone`), inputs (`session_started`, `session_renewed`, `path_changed`,
 //! `handle_packet`, `handle_timeout`), outputs (`poll_event`, `poll_activated`,
 //! `poll_control`, `poll_flow`, `poll_timeout`), getters (the rest). After any
 //! command or input poll all outputs.
@@ -27,13 +27,15 @@ mod auto;
 mod control;
 mod credit;
 mod datagram;
+mod heard;
 mod input;
 mod output;
 mod path;
 mod recovery;
 
 use core::time::Duration;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
 
 use mef_packet::wire::ecn::Ecn;
 use mef_packet::{BitRate, Instant};
@@ -99,6 +101,19 @@ pub enum Event {
     Flow(u32),
     /// A datagram for a host on this side.
     Datagram(Vec<u8>),
+    /// The peer's host wants to know whether ours is alive, or ours was last heard so long ago.
+    AliveAsked {
+        flow: u32,
+    },
+    Heard {
+        flow: u32,
+        ago: Duration,
+    },
+    /// A connection from before this router was restarted, whose host may still believe in it.
+    Gone {
+        host: SocketAddr,
+        far: SocketAddr,
+    },
     /// Nothing was acknowledged for so long that only probes are sent.
     Silent,
     /// Acknowledgements are back.
@@ -199,6 +214,8 @@ struct Flow {
     proven: bool,
     reader: credit::Reader,
     told: bool,
+    /// When our host was last heard, as the peer was told.
+    heard: Option<Instant>,
 }
 
 impl Flow {
@@ -216,6 +233,9 @@ enum Control {
     Refused(u32),
     End(u32),
     Window(u32),
+    AskHeard(u32),
+    Heard(u32),
+    Gone(u32),
 }
 
 /// Counters of a link since it was made.
@@ -282,6 +302,9 @@ pub struct Link {
     arrived: u64,
     /// What every HELLO of this end grants to each new flow: both ends must start from one figure.
     promised: u64,
+    /// Connections that ended with the peer's life before, until it has been told.
+    gone: BTreeMap<u32, heard::Gone>,
+    next_gone: u32,
     blocked_on_link: bool,
     /// Departure of the newest packet above the base MTU that was acknowledged.
     newest_large_acked: Instant,
@@ -346,6 +369,8 @@ impl Link {
             announced: config.link_credit,
             arrived: 0,
             promised: 0,
+            gone: BTreeMap::new(),
+            next_gone: 0,
             blocked_on_link: false,
             newest_large_acked: Instant::ZERO,
             last_ack: now,
@@ -515,6 +540,7 @@ impl Link {
             proven: false,
             reader: credit::Reader::default(),
             told: false,
+            heard: None,
         }
     }
 

@@ -86,7 +86,7 @@ impl Link {
             let Some(what) = self.control.first(!self.probing) else {
                 break;
             };
-            let Some((frame, c)) = self.control_frame(what) else {
+            let Some((frame, c)) = self.control_frame(now, what) else {
                 self.control.done(what);
                 continue;
             };
@@ -128,7 +128,7 @@ impl Link {
         Some(packed)
     }
 
-    fn control_frame(&mut self, what: Control) -> Option<(Frame<'static>, Carried)> {
+    fn control_frame(&mut self, now: Instant, what: Control) -> Option<(Frame<'static>, Carried)> {
         let window = self.flow_window();
         Some(match what {
             Control::Hello => {
@@ -200,6 +200,9 @@ impl Link {
                     pace,
                 };
                 (frame, Carried::Window { flow })
+            }
+            Control::AskHeard(_) | Control::Heard(_) | Control::Gone(_) => {
+                (self.heard_frame(now, what)?, Carried::Nothing)
             }
         })
     }

@@ -35,7 +35,7 @@ impl Endpoint {
         if (s.src, s.dst) != (self.remote, self.local) {
             return Err(SegmentError::WrongFlow);
         }
-        self.silent_since = None;
+        self.was_heard();
         match self.phase {
             Phase::Listen => self.handle_first(&s),
             Phase::SynSent => self.handle_answer(packet, &s),

@@ -33,6 +33,7 @@
 mod bytes;
 mod control;
 mod input;
+mod keep_alive;
 mod memory;
 mod output;
 mod pardon;
@@ -130,6 +131,9 @@ pub struct Endpoint {
     time_wait: Option<TimeWait>,
     /// When something was sent that the host has to answer; nothing has come from it since.
     silent_since: Option<Instant>,
+    /// When the host was last heard, and what asks whether it is there.
+    heard: Instant,
+    probing: Option<keep_alive::Probing>,
     /// Something may be to be sent.
     dirty: bool,
     idle_at: Option<Instant>,
@@ -200,6 +204,8 @@ impl Endpoint {
             end: None,
             time_wait: None,
             silent_since: None,
+            heard: now,
+            probing: None,
             dirty: true,
             idle_at: None,
         })
@@ -299,7 +305,8 @@ impl HostTcp for Endpoint {
             Phase::SynSent | Phase::SynReceived => Some(self.syn.due),
             Phase::Open => self.tx.timeout(),
         };
-        [own, self.deadline(), self.idle_at]
+        let probe = self.probing.map(|p| p.due);
+        [own, probe, self.deadline(), self.idle_at]
             .into_iter()
             .flatten()
             .min()
@@ -374,6 +381,8 @@ impl HostTcp for Endpoint {
             && s.payload.len() <= 1
             && s.flags & (wire::SYN | wire::FIN | wire::RST) == 0
             && wire::seq_diff(s.seq, expected) == -1
+            // A closed window is asked after in the same way (RFC 9293 §3.8.6.1), and that is answered.
+            && self.rx.window() > 0
     }
 
     fn time_wait_record(&self) -> Option<TimeWait> {

@@ -103,6 +103,9 @@ impl Endpoint {
         if self.acks > 0 || self.rx.update_is_due(self.local_mss) {
             return Some(self.emit_ack(out));
         }
+        if let Some(sent) = self.output_probe(out) {
+            return Some(sent);
+        }
         self.rest();
         None
     }
@@ -154,7 +157,7 @@ impl Endpoint {
         self.emit(out, seq, flags, &[], Some((piece.start, piece.end)))
     }
 
-    fn emit(
+    pub(super) fn emit(
         &mut self,
         out: &mut Vec<u8>,
         seq: u32,
@@ -190,7 +193,7 @@ impl Endpoint {
     }
 
     /// The sequence number is the one after the last sent, so that the host believes it.
-    fn emit_reset(&mut self, out: &mut Vec<u8>) -> SegmentMeta {
+    pub(super) fn emit_reset(&mut self, out: &mut Vec<u8>) -> SegmentMeta {
         let flags = if self.irs.is_some() { RST | ACK } else { RST };
         let (seq, ack) = (self.seq(self.tx.next()), self.expected().unwrap_or(0));
         Outgoing::new(self.local, self.remote, seq, ack, flags).emit(out);
