@@ -287,6 +287,20 @@ impl StreamBuffer {
         true
     }
 
+    /// Appends `len` bytes from `offset` on to `out`; `false` where some are not stored.
+    pub fn append_to(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> bool {
+        let mut done = 0;
+        while done < len {
+            let s = self.slice(offset + done as u64, len - done);
+            if s.is_empty() {
+                return false;
+            }
+            out.extend_from_slice(s);
+            done += s.len();
+        }
+        true
+    }
+
     /// Gives back every chunk that lies wholly below `offset`.
     pub fn free_before(&mut self, pool: &mut ChunkPool, offset: u64) {
         let (n, at) = locate(offset);

@@ -403,9 +403,9 @@ impl SendStream {
         0
     }
 
-    /// Copies stream bytes for a packet.
-    pub fn copy_out(&self, offset: u64, out: &mut [u8]) -> bool {
-        self.buffer.copy_out(offset, out)
+    /// Appends `len` stream bytes to a packet; `false` where some are not held.
+    pub fn append_to(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> bool {
+        self.buffer.append_to(offset, len, out)
     }
 
     /// When [`open_span`](Self::open_span) has something to do.

@@ -17,6 +17,19 @@ pub trait Buffer {
     fn prepend(&mut self, n: usize) -> Option<&mut [u8]>;
     /// Grows at the back by `n` bytes of unspecified content; `None` if the tailroom is too small.
     fn append(&mut self, n: usize) -> Option<&mut [u8]>;
+    /// Grows at the back by what `write` appends to the vector that it is given, and must leave
+    /// otherwise as it is; `None` if the tailroom is too small. A buffer that is no vector itself
+    /// has it written to `scratch`, and copies.
+    fn append_with<T>(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> Option<T> {
+        scratch.clear();
+        let result = write(scratch);
+        self.append(scratch.len())?.copy_from_slice(scratch);
+        Some(result)
+    }
     /// Cuts `n` bytes off the front; `None` (and no change) if there are fewer.
     fn trim_front(&mut self, n: usize) -> Option<()>;
     /// Shortens to `len` bytes; no change if it is already shorter.
@@ -59,6 +72,10 @@ impl HeapBuf {
         self.reset();
         self.data.extend_from_slice(bytes);
     }
+    /// Headroom and content, for a device that writes into the room behind the content.
+    pub fn vec_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.data
+    }
     pub fn capacity(&self) -> usize {
         self.data.capacity().saturating_sub(Self::HEADROOM)
     }
@@ -79,6 +96,13 @@ impl Buffer for HeapBuf {
         let at = self.data.len();
         self.data.resize(at + n, 0);
         Some(&mut self.data[at..])
+    }
+    fn append_with<T>(
+        &mut self,
+        _scratch: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> Option<T> {
+        Some(write(&mut self.data))
     }
     fn trim_front(&mut self, n: usize) -> Option<()> {
         if n > self.len() {

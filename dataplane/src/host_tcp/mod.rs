@@ -211,6 +211,25 @@ pub trait HostTcp {
     /// checksum verified by the port), or an ICMP unreachable about one of ours.
     fn handle_segment(&mut self, now: Instant, ip_packet: &[u8]) -> Result<(), SegmentError>;
 
+    /// The same; bytes that come in order while none wait to be read are shown to `sink` first, as
+    /// [`read`](Self::read) would, and only what it leaves is kept.
+    fn handle_segment_into(
+        &mut self,
+        now: Instant,
+        ip_packet: &[u8],
+        _sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Result<(), SegmentError> {
+        self.handle_segment(now, ip_packet)
+    }
+
+    /// As [`poll_transmit`](Self::poll_transmit), but appends the packet to `out`.
+    fn append_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SegmentMeta> {
+        let mut packet = Vec::new();
+        let meta = self.poll_transmit(now, &mut packet)?;
+        out.extend_from_slice(&packet);
+        Some(meta)
+    }
+
     /// Puts the next IP packet towards the host into `out`, replacing its content, with the
     /// IP header complete and the pseudo-header sum in the checksum field. `None` leaves `out` as it is.
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SegmentMeta>;

@@ -412,11 +412,11 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Replaces `out` by the packet's headers: hop limit 64, DF, identification 0 (RFC 6864), the
+    /// Appends the packet's headers to `out`: hop limit 64, DF, identification 0 (RFC 6864), the
     /// IP header complete, the pseudo-header sum (RFC 9293 §3.1) in the checksum field.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        out.clear();
-        let ip = ip_header_len(self.dst.ip());
+        let start = out.len();
+        let ip = start + ip_header_len(self.dst.ip());
         out.resize(ip, 0);
         out.extend(self.src.port().to_be_bytes());
         out.extend(self.dst.port().to_be_bytes());
@@ -428,8 +428,8 @@ impl Outgoing<'_> {
         self.put_options(out);
         let words = ((out.len() - ip) / 4) as u8;
         put(out, ip + 12, &[words << 4]);
-        let total = out.len() + self.payload_len;
-        let tcp_len = (total - ip) as u32;
+        let total = out.len() - start + self.payload_len;
+        let tcp_len = (out.len() - ip + self.payload_len) as u32;
         let mut sum = u32::from(PROTO_TCP) + (tcp_len & 0xffff) + (tcp_len >> 16);
         match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -442,7 +442,7 @@ impl Outgoing<'_> {
                 let checksum = !fold(sum16(&h));
                 put(&mut h, 10, &checksum.to_be_bytes());
                 sum += sum16(&src.octets()) + sum16(&dst.octets());
-                put(out, 0, &h);
+                put(out, start, &h);
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let mut h = [0u8; IPV6_HEADER];
@@ -452,7 +452,7 @@ impl Outgoing<'_> {
                 put(&mut h, 8, &src.octets());
                 put(&mut h, 24, &dst.octets());
                 sum += sum16(&src.octets()) + sum16(&dst.octets());
-                put(out, 0, &h);
+                put(out, start, &h);
             }
             // A connection has one family: `Endpoint::new` sees to it.
             _ => {}

@@ -27,6 +27,7 @@ mod route;
 mod session;
 mod split;
 mod status;
+mod super_frame;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -75,6 +76,8 @@ struct PortState<P: Port> {
     mtu: u16,
     /// Frames ready to leave.
     out: Vec<Packet<P::Buf>>,
+    /// Bytes in these.
+    waiting: usize,
     line: Option<usize>,
 }
 
@@ -221,6 +224,7 @@ impl<P: Port> Router<P> {
                 mtu,
                 port,
                 out: Vec::new(),
+                waiting: 0,
                 line,
             });
         }

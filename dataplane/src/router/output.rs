@@ -7,7 +7,6 @@ use mef_crypto::HEADER_LEN as LINK_HEADER;
 use mef_io::Port;
 use mef_packet::wire::{ethernet, ip, tcp};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
-use mef_protocol::line::Departure;
 use mef_protocol::link::Packed;
 
 use super::pipeline::{dropped, Step};
@@ -21,42 +20,20 @@ use crate::icmp::IcmpError;
 use crate::neighbour::{Event, Resolution};
 use crate::outer;
 
-const TAG: usize = mef_crypto::OVERHEAD - LINK_HEADER;
+pub(super) const TAG: usize = mef_crypto::OVERHEAD - LINK_HEADER;
+
+/// Bytes that wait to be handed to a port, at most: they are to be in the cache still.
+const MOST_WAITING: usize = 256 << 10;
 
 impl<P: Port> Router<P> {
-    /// The next packet that the line may send now, left in `self.inner`; of which of its peers it is.
-    pub(super) fn pack(
-        &mut self,
-        now: Instant,
-        line: usize,
-    ) -> Option<Departure<PlainPacket<P::Buf>>> {
-        let l = self.lines.get_mut(line)?;
-        self.inner.clear();
-        let found = l
-            .line
-            .poll(now, &mut l.peers, &mut self.pool, &mut self.inner)?;
-        l.last_sent = now;
-        let waited = match &found {
-            Departure::Link(_, packed) => packed.waited,
-            Departure::Plain(_, waited) => Some(*waited),
-        };
-        if let Some(waited) = waited {
-            self.waited.record(waited);
+    /// Gives a buffer back to the port that it came from.
+    pub(super) fn recycle(&mut self, port: PortId, buf: P::Buf) {
+        if let Some(p) = self.ports.get_mut(usize::from(port.0)) {
+            p.port.recycle(buf);
         }
-        Some(found)
     }
 
-    pub(super) fn seal(
-        &mut self,
-        now: Instant,
-        line: usize,
-        place: usize,
-        packed: Packed,
-    ) -> Step<()> {
-        self.seal_to(now, line, place, packed, None)
-    }
-
-    /// The same, to another address than the peer's.
+    /// Seals the packet in `self.inner` and sends it to `to`, or where its peer is.
     pub(super) fn seal_to(
         &mut self,
         now: Instant,
@@ -107,9 +84,10 @@ impl<P: Port> Router<P> {
 
     /// A buffer of `port` with a copy of `bytes`.
     pub(super) fn buffer_of(&mut self, port: PortId, bytes: &[u8]) -> Option<P::Buf> {
-        let p = self.ports.get_mut(usize::from(port.0))?;
+        let Self { ports, inner, .. } = self;
+        let p = ports.get_mut(usize::from(port.0))?;
         let mut buf = p.port.alloc(bytes.len());
-        buf.append(bytes.len())?.copy_from_slice(bytes);
+        buf.append_with(inner, |out| out.extend_from_slice(bytes))?;
         Some(buf)
     }
 
@@ -145,7 +123,22 @@ impl<P: Port> Router<P> {
         source_port: u16,
         to: SocketAddr,
         class: u8,
+        buf: P::Buf,
+    ) {
+        self.send_outer_cut(now, port, source_port, to, class, buf, None);
+    }
+
+    /// The same, of a super-frame whose packets are of `cut` bytes each.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn send_outer_cut(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        source_port: u16,
+        to: SocketAddr,
+        class: u8,
         mut buf: P::Buf,
+        cut: Option<u16>,
     ) {
         let Some((out_port, next_hop)) = self.next_hop(to.ip()) else {
             return;
@@ -157,6 +150,8 @@ impl<P: Port> Router<P> {
         };
         let meta = Meta {
             checksum,
+            gso: if cut.is_some() { Gso::Udp } else { Gso::None },
+            gso_size: cut.unwrap_or(0),
             ..Meta::default()
         };
         self.send_ip(now, out_port, next_hop, Packet { buf, meta });
@@ -171,6 +166,22 @@ impl<P: Port> Router<P> {
             return;
         };
         let Some(buf) = self.buffer_of(port, bytes) else {
+            return;
+        };
+        self.send_segment_in(now, port, next_hop, buf, gso_size);
+    }
+
+    /// The same, of a segment in a buffer of the port that it leaves by.
+    pub(super) fn send_segment_in(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        next_hop: IpAddr,
+        buf: P::Buf,
+        gso_size: u16,
+    ) {
+        let bytes = buf.bytes();
+        let Ok(view) = ip::View::parse_unverified(bytes) else {
             return;
         };
         let start = (ethernet::HEADER_LEN + view.header_len()) as u16;
@@ -237,8 +248,9 @@ impl<P: Port> Router<P> {
             self.counters.count(Stage::Tx, DropReason::NoRoom);
             return;
         }
+        p.waiting += packet.buf.len();
         p.out.push(packet);
-        if p.out.len() >= super::BATCH {
+        if p.out.len() >= super::BATCH || p.waiting >= MOST_WAITING {
             Self::flush_port(p);
         }
     }
@@ -247,6 +259,7 @@ impl<P: Port> Router<P> {
         if !p.out.is_empty() {
             p.port.tx(&mut p.out);
         }
+        p.waiting = 0;
     }
 
     /// Hands everything that is ready to the ports.

@@ -13,7 +13,6 @@
 
 use mef_io::Port;
 use mef_packet::{Instant, Packet, PortId};
-use mef_protocol::line::Departure;
 
 use super::ingress::Transit;
 use super::laps::Lap;
@@ -106,7 +105,11 @@ impl<P: Port> Router<P> {
         route: &Option<Route>,
     ) -> Step<()> {
         match route {
-            Some(Route::Local(_)) => self.local(now, &mut packet, transit),
+            Some(Route::Local(_)) => {
+                let done = self.local(now, &mut packet, transit);
+                self.recycle(packet.meta.port, packet.buf);
+                done
+            }
             Some(Route::Broadcast(_)) => dropped(Stage::Ingress, DropReason::MartianDestination),
             found => {
                 let route = self.route(now, &mut packet, transit, found.as_ref())?;
@@ -118,21 +121,7 @@ impl<P: Port> Router<P> {
     /// Sends what the lines may send now.
     pub(super) fn pull(&mut self, now: Instant) {
         for line in 0..self.lines.len() {
-            while let Some(departure) = self.pack(now, line) {
-                let done = match departure {
-                    Departure::Link(place, packed) => {
-                        if let Some(peer) = self.lines.get(line).and_then(|l| l.peers.get(place)) {
-                            self.counters.at_link(peer.id.0);
-                        }
-                        self.seal(now, line, place, packed)
-                    }
-                    Departure::Plain(plain, _) => {
-                        self.counters.elsewhere();
-                        self.send_plain(now, line, plain)
-                    }
-                };
-                self.continued(done);
-            }
+            self.pull_line(now, line);
         }
         self.counters.elsewhere();
     }

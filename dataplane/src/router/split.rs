@@ -47,6 +47,10 @@ const RESET_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a host may leave what was sent to it unacknowledged (RFC 9293's R2 is at least 100 s).
 const HOST_PATIENCE: Duration = Duration::from_secs(120);
 
+/// Room for the headers of a segment, and for the longest segment.
+const MOST_HEADERS: usize = 128;
+const LONGEST_SEGMENT: usize = 65_535;
+
 impl<P: Port> Router<P> {
     pub(super) fn mark(&mut self, index: usize) {
         if let Some(f) = self.flows.get_mut(index) {
@@ -105,13 +109,32 @@ impl<P: Port> Router<P> {
                     if asks && self.holds_keep_alive(now, index) {
                         return Ok(());
                     }
-                    let Some(host) = self.flows.get_mut(index).and_then(|f| f.host.as_mut()) else {
+                    let Some(f) = self.flows.get_mut(index) else {
                         return Ok(());
                     };
-                    if host.handle_segment(now, bytes).is_err() {
+                    let Some(host) = &mut f.host else {
+                        return Ok(());
+                    };
+                    let at = self.places.get(usize::from(f.peer.0));
+                    let lines = &mut self.lines;
+                    let link = at
+                        .and_then(|&(line, place)| lines.get_mut(line)?.peers.get_mut(place))
+                        .filter(|_| f.accepted)
+                        .map(|p| &mut p.link);
+                    let taken = match link {
+                        // What comes in order need not be kept here first.
+                        Some(link) => host.handle_segment_into(now, bytes, &mut |bytes| {
+                            let room = link.write_room(&self.pool, f.number).min(bytes.len());
+                            let part = bytes.get(..room).unwrap_or(&[]);
+                            link.write(&mut self.pool, f.number, part)
+                        }),
+                        None => host.handle_segment(now, bytes),
+                    };
+                    if taken.is_err() {
                         return dropped(Stage::Carry, DropReason::UnknownFlow);
                     }
                     self.mark(index);
+                    self.recycle(from.port, from.packet.buf);
                 }
                 // A host that gives up while its SYN is held back.
                 None if flags.contains(tcp::Flags::RST) => self.close(now, index, true),
@@ -514,21 +537,48 @@ impl<P: Port> Router<P> {
 
     /// Sends everything that the flow's host endpoint has for the host.
     pub(super) fn drain_host(&mut self, now: Instant, index: usize) {
-        let mut out = core::mem::take(&mut self.scratch);
-        let dscp = self.flows.get(index).map_or(0, |f| f.dscp);
-        while let Some(meta) = self
-            .flows
-            .get_mut(index)
-            .and_then(|f| f.host.as_mut())
-            .and_then(|h| h.poll_transmit(now, &mut out))
-        {
+        let Some((dscp, host)) = self.flows.get(index).map(|f| (f.dscp, f.key.host)) else {
+            return;
+        };
+        let Some((port, next_hop)) = self.next_hop(host.ip()) else {
+            // Nobody hears it, but its clocks go on.
+            let mut out = core::mem::take(&mut self.scratch);
+            let host = self.flows.get_mut(index).and_then(|f| f.host.as_mut());
+            if let Some(host) = host {
+                while host.poll_transmit(now, &mut out).is_some() {}
+            }
+            self.scratch = out;
+            return;
+        };
+        loop {
+            let Self {
+                ports,
+                flows,
+                scratch,
+                ..
+            } = self;
+            let host = flows.get_mut(index).and_then(|f| f.host.as_mut());
+            let (Some(host), Some(p)) = (host, ports.get_mut(usize::from(port.0))) else {
+                return;
+            };
+            // Written where it will leave from: headers and as much as may go in one piece.
+            let wanted = MOST_HEADERS.saturating_add(host.unacknowledged());
+            let size = wanted.clamp(usize::from(p.mtu), LONGEST_SEGMENT);
+            let mut buf = p.port.alloc(size);
+            let meta = buf.append_with(scratch, |out| host.append_transmit(now, out));
+            let Some(Some(meta)) = meta else {
+                if meta.is_none() {
+                    self.counters.count(Stage::Tx, DropReason::NoRoom);
+                }
+                self.recycle(port, buf);
+                return;
+            };
             if dscp > 0 {
                 // Every IP header has room for it.
-                let _ = ecn::set_traffic_class(&mut out, dscp << 2);
+                let _ = ecn::set_traffic_class(buf.bytes_mut(), dscp << 2);
             }
-            self.send_segment(now, &out, meta.gso_size);
+            self.send_segment_in(now, port, next_hop, buf, meta.gso_size);
         }
-        self.scratch = out;
     }
 
     /// The host's connection is over: the link hears how, and the flow goes once nothing is left to read.

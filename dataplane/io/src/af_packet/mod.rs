@@ -4,12 +4,12 @@
 //! in both directions, and how it is to be cut travels in its [`Meta`].
 //!
 //! ```text
-//!  kernel -> [virtio_net_hdr | frame] -> landing slots -> HeapBuf of the frame's size
+//!  kernel -> [virtio_net_hdr] ++ frame -> landing buffers -> the same, or a HeapBuf of the frame's size
 //!  HeapBuf -> [virtio_net_hdr] ++ frame -> kernel
 //! ```
-//! Frames land in slots that are made once and written by the kernel only; what
-//! has arrived is copied out, so that a 60-byte frame that waits somewhere holds
-//! 2 KiB and not 64, and nothing is zeroed per packet.
+//! A long frame goes on in the buffer that it landed in. A short one is copied out,
+//! so that a 60-byte frame that waits somewhere holds 2 KiB and not 64. Nothing is
+//! zeroed per packet.
 
 mod pool;
 mod rx;

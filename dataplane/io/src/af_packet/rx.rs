@@ -11,25 +11,32 @@ use std::time::Duration;
 
 /// Frames that one system call takes at most.
 const BATCH: usize = 64;
-/// A landing slot: header and frame, rounded up to pages.
-const SLOT: usize = (vnet::LEN + LARGE).next_multiple_of(4096);
+/// Bytes after which the router is to work on what it has: they are still in the cache.
+const CACHED: u64 = 256 << 10;
+/// A frame up to this long is copied out of the buffer that it landed in.
+const SHORT: usize = 2048;
 /// Control data of one frame in words: a header and a timespec fit.
 const CONTROL: usize = 8;
 
-/// The landing slots.
+/// Where frames land.
 pub(super) struct Receiver {
     vnet_hdr: bool,
-    /// `BATCH` slots of `SLOT` bytes; pages that no long frame has touched take no memory.
-    slots: Vec<u8>,
+    headers: Vec<[u8; vnet::LEN]>,
+    /// Buffers for the longest frame; pages that none has touched take no memory.
+    slots: Vec<HeapBuf>,
     control: Vec<[u64; CONTROL]>,
+    /// Frames to ask for in one call: so many that what arrives is still in the cache when it is read.
+    at_once: usize,
 }
 
 impl Receiver {
     pub fn new(vnet_hdr: bool) -> Self {
         Self {
             vnet_hdr,
-            slots: vec![0; BATCH * SLOT],
+            headers: vec![[0; vnet::LEN]; BATCH],
+            slots: (0..BATCH).map(|_| HeapBuf::with_capacity(LARGE)).collect(),
             control: vec![[0; CONTROL]; BATCH],
+            at_once: BATCH,
         }
     }
 
@@ -42,10 +49,17 @@ impl Receiver {
         out: &mut Vec<Packet<HeapBuf>>,
         max: usize,
     ) -> usize {
-        let before = out.len();
-        while out.len() - before < max {
-            let want = (max - (out.len() - before)).min(BATCH);
+        let (before, bytes_before) = (out.len(), stats.rx_bytes);
+        let mut bytes = 0;
+        while out.len() - before < max && bytes < CACHED {
+            let want = (max - (out.len() - before)).min(self.at_once);
+            let so_far = bytes;
             let got = self.receive_batch(socket, pool, stats, out, want);
+            bytes = stats.rx_bytes - bytes_before;
+            let of_this = (bytes - so_far).max(1);
+            let fit = (got as u64 * CACHED / 2).checked_div(of_this);
+            let fit = fit.map_or(BATCH, |n| usize::try_from(n).unwrap_or(BATCH));
+            self.at_once = fit.clamp(4, BATCH);
             if got < want {
                 break;
             }
@@ -62,23 +76,41 @@ impl Receiver {
         out: &mut Vec<Packet<HeapBuf>>,
         want: usize,
     ) -> usize {
-        let mut vectors = [libc::iovec {
+        let mut vectors = [[libc::iovec {
             iov_base: std::ptr::null_mut(),
-            iov_len: SLOT,
-        }; BATCH];
+            iov_len: 0,
+        }; 2]; BATCH];
         // SAFETY: mmsghdr is integers and raw pointers, for which zeroes are valid.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        let slots = self.slots.chunks_exact_mut(SLOT);
-        let parts = slots.zip(&mut self.control).zip(&mut vectors);
-        for (((slot, control), vector), header) in parts.zip(&mut headers).take(want) {
-            vector.iov_base = slot.as_mut_ptr().cast();
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
+        let landing = self.slots.iter_mut().zip(&mut self.headers);
+        let parts = landing.zip(&mut self.control).zip(&mut vectors);
+        for ((((slot, vnet), control), vector), header) in parts.zip(&mut headers).take(want) {
+            let room = slot.vec_mut().spare_capacity_mut();
+            let frame = libc::iovec {
+                iov_base: room.as_mut_ptr().cast(),
+                iov_len: room.len(),
+            };
+            let count = if self.vnet_hdr {
+                *vector = [
+                    libc::iovec {
+                        iov_base: vnet.as_mut_ptr().cast(),
+                        iov_len: vnet.len(),
+                    },
+                    frame,
+                ];
+                2
+            } else {
+                vector[0] = frame;
+                1
+            };
+            header.msg_hdr.msg_iov = vector.as_mut_ptr();
+            header.msg_hdr.msg_iovlen = count;
             header.msg_hdr.msg_control = control.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = (CONTROL * 8) as _;
         }
-        // SAFETY: `want` is at most BATCH, and as many headers lead to a vector over a slot of
-        // SLOT bytes and to CONTROL words, all of which live and are left alone until the call returns.
+        // SAFETY: `want` is at most BATCH, and as many headers lead to vectors over a vnet header
+        // and the unused capacity of a slot, and to CONTROL words, all of which live and are left
+        // alone until the call returns.
         let n = unsafe {
             libc::recvmmsg(
                 socket.fd(),
@@ -97,46 +129,59 @@ impl Receiver {
         }
         let n = usize::try_from(n).unwrap_or(0).min(want);
         let clock = ClockOffset::read();
-        let slots = self.slots.chunks_exact(SLOT);
-        for ((h, slot), control) in headers.iter().zip(slots).zip(&self.control).take(n) {
-            let frame = slot
-                .get(..h.msg_len as usize)
-                .filter(|_| h.msg_hdr.msg_flags & libc::MSG_TRUNC == 0);
+        let landing = self.slots.iter_mut().zip(&self.headers);
+        for ((h, (slot, vnet)), control) in headers.iter().zip(landing).zip(&self.control).take(n) {
             let stamp = timestamp(control, h.msg_hdr.msg_controllen);
-            match frame.and_then(|f| self.packet(f, pool, clock.to_monotonic(stamp))) {
-                Some(packet) => {
+            let meta = Meta {
+                rx_time: clock.to_monotonic(stamp),
+                ..Meta::default()
+            };
+            let whole = h.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
+            let header = self.vnet_hdr.then_some(vnet);
+            match describe(h.msg_len as usize, header, meta).filter(|_| whole) {
+                Some((length, meta)) => {
+                    let buf = take(slot, length, pool);
                     stats.rx_packets += 1;
-                    stats.rx_bytes += mef_packet::Buffer::len(&packet.buf) as u64;
-                    out.push(packet);
+                    stats.rx_bytes += length as u64;
+                    out.push(Packet { buf, meta });
                 }
                 None => stats.rx_missed += 1,
             }
         }
         n
     }
+}
 
-    fn packet(
-        &self,
-        received: &[u8],
-        pool: &mut Pool,
-        rx_time: Instant,
-    ) -> Option<Packet<HeapBuf>> {
-        let mut meta = Meta {
-            rx_time,
-            ..Meta::default()
-        };
-        let frame = if self.vnet_hdr {
-            let (header, frame) = received.split_first_chunk::<{ vnet::LEN }>()?;
-            vnet::decode(header, &mut meta)?;
-            frame
-        } else {
-            meta.checksum = Checksum::Complete;
-            received
-        };
-        let mut buf = pool.get(frame.len());
-        buf.set(frame);
-        Some(Packet { buf, meta })
+/// Length of the frame of `received` bytes, and what the header in front of it says.
+fn describe(
+    received: usize,
+    header: Option<&[u8; vnet::LEN]>,
+    mut meta: Meta,
+) -> Option<(usize, Meta)> {
+    let Some(header) = header else {
+        meta.checksum = Checksum::Complete;
+        return Some((received, meta));
+    };
+    let length = received.checked_sub(vnet::LEN)?;
+    vnet::decode(header, &mut meta)?;
+    Some((length, meta))
+}
+
+/// The frame of `length` bytes that the kernel wrote behind the content of `slot`: a long one in the
+/// buffer that it landed in, which another takes the place of, a short one in a small buffer.
+fn take(slot: &mut HeapBuf, length: usize, pool: &mut Pool) -> HeapBuf {
+    let landed = slot.vec_mut();
+    let filled = landed.len() + length.min(landed.capacity() - landed.len());
+    // SAFETY: the capacity is not exceeded, and the kernel has written the `length` bytes behind
+    // the first `landed.len()`; where that were more than there is room for, it has cut the frame.
+    unsafe { landed.set_len(filled) };
+    if length > SHORT {
+        return std::mem::replace(slot, pool.get(LARGE));
     }
+    let mut buf = pool.get(length);
+    buf.set(mef_packet::Buffer::bytes(slot));
+    slot.reset();
+    buf
 }
 
 /// Nanoseconds since 1970 from the control data of one frame (cmsg(3)), if it has a time-stamp.

@@ -55,13 +55,14 @@ impl<'a> Builder<'a> {
         self.close(at, kind)
     }
 
-    /// Appends a DATA frame whose `len` payload bytes `fill` writes.
+    /// Appends a DATA frame whose `len` payload bytes `fill` appends; `false`, and nothing changed, where
+    /// it does not fit or `fill` fails.
     pub fn push_data(
         &mut self,
         flow: u32,
         offset: u64,
         len: usize,
-        fill: impl FnOnce(&mut [u8]),
+        fill: impl FnOnce(&mut Vec<u8>) -> bool,
     ) -> bool {
         if DATA_OVERHEAD + len > self.room() {
             return false;
@@ -71,9 +72,9 @@ impl<'a> Builder<'a> {
         self.out.extend_from_slice(&flow.to_be_bytes());
         self.out.extend_from_slice(&offset.to_be_bytes());
         let body = self.out.len();
-        self.out.resize(body + len, 0);
-        if let Some(b) = self.out.get_mut(body..) {
-            fill(b);
+        if !fill(self.out) || self.out.len() != body + len {
+            self.out.truncate(at);
+            return false;
         }
         self.close(at, kind::DATA)
     }

@@ -34,11 +34,12 @@ mod path;
 mod recovery;
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
+use hashbrown::HashMap;
 use mef_packet::wire::ecn::Ecn;
-use mef_packet::{BitRate, Instant};
+use mef_packet::{BitRate, Bytes, Instant};
 
 use crate::aqm::FlowQueues;
 use crate::chunks::{ChunkPool, Use};
@@ -327,6 +328,8 @@ pub struct Link {
 
 /// Most flows of one link.
 const MAX_FLOWS: usize = 100_000;
+/// Stream bytes that stay readable for repair beyond what the round trip asks for.
+const HISTORY_MARGIN: Bytes = Bytes(2 << 20);
 const SWEEP: Duration = Duration::from_millis(200);
 /// Between questions whether the peer is there: with flows, whose hosts are to hear soon that it was
 /// restarted, and without, where address translators on the way want little and bytes may cost.
@@ -691,10 +694,14 @@ impl Link {
 
     /// How long bytes that the host has read stay for the sake of repair.
     fn history_time(&self, pool: &ChunkPool) -> Duration {
-        if pool.is_short() {
+        // Neither end sends repair on a short path.
+        if pool.is_short() || !self.repairs() {
             return Duration::ZERO;
         }
-        self.rtt.smoothed() * 5 / 4 + self.rtt.ack_delay() + Duration::from_millis(20)
+        // On a fast line that would be more than a cache holds.
+        let margin = self.config.line_down.time_for(HISTORY_MARGIN);
+        let margin = margin.clamp(Duration::from_millis(2), Duration::from_millis(20));
+        self.rtt.smoothed() * 5 / 4 + self.rtt.ack_delay() + margin
     }
 
     /// The router has no more use for the flow. It is forgotten once both halves ended and everything was acknowledged.

@@ -270,13 +270,14 @@ impl Link {
         let limit = self.inner_limit();
         let link_room = self.flows.get(&id).map_or(0, |f| self.new_bytes(f));
         let gap = self.span_gap();
+        let repairs = self.repairs();
         let flags = self.data_flags();
         let start = out.len();
         let Some(f) = self.flows.get_mut(&id) else {
             return Attempt::Nothing;
         };
         let next = f.send.next(now, max, link_room);
-        if next.is_none() && f.send.span_due(gap).is_some() {
+        if next.is_none() && repairs && f.send.span_due(gap).is_some() {
             // Opened, and encoded, when time passes: between two packets it would hold up pacing.
             self.quiet.insert(id);
         }
@@ -294,9 +295,8 @@ impl Link {
                 len,
                 generation,
             } => {
-                let mut whole = true;
-                let fits = b.push_data(id, offset, len, |to| whole = f.send.copy_out(offset, to));
-                if !fits || !whole {
+                let stream = &f.send;
+                if !b.push_data(id, offset, len, |to| stream.append_to(offset, len, to)) {
                     // Only a defect of this program could lead here; give the range up rather than loop on it.
                     out.truncate(start);
                     f.send.on_sent(offset, len, generation);

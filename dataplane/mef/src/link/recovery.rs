@@ -12,6 +12,8 @@ use crate::guard::AckSample;
 use crate::send_stream::{End, SendStream};
 use crate::sent::{is_probe, Carried, Fate};
 
+/// Round trip in which bytes are sent again as soon as they can be encoded and decoded.
+const SHORT_PATH: Duration = Duration::from_millis(4);
 /// How long an answer is awaited while nothing is acknowledged.
 const STALE: Duration = Duration::from_secs(10);
 
@@ -257,6 +259,11 @@ impl Link {
             self.apply_lost(now, fate);
         }
         self.fates = fates;
+    }
+
+    /// Whether the tails of streams get repair: it saves a round trip, at the price of encoding.
+    pub(super) fn repairs(&self) -> bool {
+        self.rtt.min() >= SHORT_PATH
     }
 
     /// Least time between two spans of one flow: a flow that its host feeds slowly runs empty all the time.

@@ -27,7 +27,11 @@ const TIMESTAMP_LIFETIME: Duration = Duration::from_secs(24 * 24 * 3600);
 const MAX_ACKS: u32 = 64;
 
 impl Endpoint {
-    pub(super) fn input(&mut self, packet: &[u8]) -> Result<(), SegmentError> {
+    pub(super) fn input(
+        &mut self,
+        packet: &[u8],
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Result<(), SegmentError> {
         let s = match wire::parse(packet)? {
             Packet::Icmp(e) => return self.handle_icmp(&e),
             Packet::Tcp(s) => s,
@@ -39,7 +43,7 @@ impl Endpoint {
         match self.phase {
             Phase::Listen => self.handle_first(&s),
             Phase::SynSent => self.handle_answer(packet, &s),
-            Phase::SynReceived | Phase::Open => self.handle(packet, &s),
+            Phase::SynReceived | Phase::Open => self.handle(packet, &s, sink),
             Phase::TimeWait => {
                 if let Some(ack) = self.time_wait.and_then(|t| t.answer(packet)) {
                     self.reply(ack);
@@ -122,7 +126,7 @@ impl Endpoint {
         }
     }
 
-    fn handle(&mut self, packet: &[u8], s: &Segment<'_>) {
+    fn handle(&mut self, packet: &[u8], s: &Segment<'_>, sink: &mut dyn FnMut(&[u8]) -> usize) {
         let Some(expected) = self.expected() else {
             return;
         };
@@ -166,7 +170,7 @@ impl Endpoint {
         if !self.handle_ack(packet, s, &options) {
             return;
         }
-        let pardoned = length > 0 && self.handle_data(s, ahead, &options);
+        let pardoned = length > 0 && self.handle_data(s, ahead, &options, sink);
         if let (Some(t), Some((value, _))) = (&mut self.timestamps, options.timestamps) {
             // RFC 7323 §4.3.
             let counts = seq_diff(s.seq, self.last_ack_sent) <= 0 && !pardoned;
@@ -300,11 +304,19 @@ impl Endpoint {
     }
 
     /// True if it had been lost, and the host is not to hear of it.
-    fn handle_data(&mut self, s: &Segment<'_>, ahead: i64, options: &DataOptions) -> bool {
+    fn handle_data(
+        &mut self,
+        s: &Segment<'_>,
+        ahead: i64,
+        options: &DataOptions,
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> bool {
         let timestamp = options.timestamps.map(|t| t.0);
         self.rx.segment(self.clock, timestamp, self.tx.rtt.min());
         let offset = self.rx.acknowledged() as i64 + ahead;
-        match self.rx.arrive(offset, s.payload, s.has(FIN)) {
+        let rtt = self.tx.rtt.smoothed().unwrap_or_default();
+        let at = (self.clock, rtt);
+        match self.rx.arrive_into(offset, s.payload, s.has(FIN), at, sink) {
             Arrival::InOrder => self.acks = self.acks.max(1),
             Arrival::OutOfOrder | Arrival::Duplicate => self.add_ack(),
         }

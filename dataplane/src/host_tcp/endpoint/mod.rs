@@ -285,12 +285,28 @@ impl Endpoint {
 
 impl HostTcp for Endpoint {
     fn handle_segment(&mut self, now: Instant, ip_packet: &[u8]) -> Result<(), SegmentError> {
+        self.handle_segment_into(now, ip_packet, &mut |_| 0)
+    }
+
+    fn handle_segment_into(
+        &mut self,
+        now: Instant,
+        ip_packet: &[u8],
+        sink: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Result<(), SegmentError> {
         self.clock = self.clock.max(now);
         self.dirty = true;
-        self.input(ip_packet)
+        self.input(ip_packet, sink)
     }
 
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SegmentMeta> {
+        let before = out.len();
+        let meta = self.append_transmit(now, out)?;
+        out.drain(..before);
+        Some(meta)
+    }
+
+    fn append_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SegmentMeta> {
         self.clock = self.clock.max(now);
         self.output(out)
     }

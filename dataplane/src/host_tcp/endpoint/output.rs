@@ -14,7 +14,6 @@ const SYN_INTERVAL: Duration = Duration::from_secs(1);
 impl Endpoint {
     pub(super) fn output(&mut self, out: &mut Vec<u8>) -> Option<SegmentMeta> {
         if let Some(reply) = self.replies.pop_front() {
-            out.clear();
             out.extend_from_slice(&reply);
             if self.replies.is_empty() {
                 self.replies = Default::default();

@@ -176,6 +176,20 @@ impl Receiver {
     /// Takes a segment's bytes, which begin `offset` from the start of the stream, as far as they
     /// are within the window. A FIN counts only if everything before it fits.
     pub fn arrive(&mut self, offset: i64, payload: &[u8], fin: bool) -> Arrival {
+        let at = (self.epoch.0, Duration::ZERO);
+        self.arrive_into(offset, payload, fin, at, &mut |_| 0)
+    }
+
+    /// The same, at a time and with a round-trip time. Where nothing waits for the reader he is shown
+    /// what comes in order; `read` says how much of it he took.
+    pub fn arrive_into(
+        &mut self,
+        offset: i64,
+        payload: &[u8],
+        fin: bool,
+        (now, rtt): (Instant, Duration),
+        read: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Arrival {
         let limit = self.next + self.room();
         let end = offset.saturating_add(payload.len() as i64);
         let Ok(end) = u64::try_from(end) else {
@@ -207,7 +221,14 @@ impl Receiver {
             self.note_late(from);
         }
         if start <= self.next {
-            self.buffer.write(from, bytes);
+            let mut kept = bytes;
+            if self.readable() == 0 && !bytes.is_empty() {
+                let n = read(bytes).min(bytes.len());
+                self.next += n as u64;
+                self.taken(now, n, rtt);
+                kept = bytes.get(n..).unwrap_or(&[]);
+            }
+            self.buffer.write(self.next, kept);
             self.next = fits;
             self.join();
             return Arrival::InOrder;
