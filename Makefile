@@ -19,7 +19,7 @@ STEP = @printf '\n\033[1m==> %s\033[0m\n'
 # Measurements would disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench pages explore fuzz lint clean root
+.PHONY: help deps test-deps rust build demo test unit-tests system-tests gate bench pages micro counts side-by-side explore fuzz lint clean root
 
 help: ## Show this list
 	@echo 'make TARGET, where TARGET is one of'
@@ -105,12 +105,28 @@ gate: root build
 		$(MEF) lab check $(OUT)/gate/$$t.json --goodput $${g#*:} --queue 10ms; \
 	done
 
-bench: root build ## Measure the figures of the README's table anew, into report/bench (about an hour and a half)
+bench: root build micro ## Measure the figures of the README's table anew, into report/bench (about an hour and a half)
 	@benches/run $(MEF) $(OUT)/bench
 
 pages: root build ## Load times of a page with 60 objects in Chromium (about ten minutes)
 	@.ci/install chromium nginx-light openssl python3
 	@benches/pages $(MEF) $(OUT)/bench
+
+# Which file cargo made of the micro-benchmarks.
+MICRO = $$($(CARGO) bench --locked -p mef-dataplane --bench micro --no-run --message-format=json | sed -n 's/.*"name":"micro".*"executable":"\([^"]*\)".*/\1/p')
+
+micro: rust ## Measure what a packet costs without I/O: time, with criterion
+	$(STEP) 'Micro-benchmarks'
+	@$(CARGO) bench --locked -p mef-dataplane --bench micro
+
+counts: rust ## Compare the instructions of the same operations with the committed counts
+	$(STEP) 'Instructions per operation'
+	@benches/counts "$(MICRO)"
+
+# Needs wireguard-go, wireguard-tools, haproxy, iperf3, ethtool and tcpdump from Debian, and boringtun-cli.
+side-by-side: root build ## TCP through two routers beside other tunnels, splitting beside haproxy (about half an hour)
+	@command -v boringtun-cli >/dev/null || $(CARGO) install --locked boringtun-cli
+	@benches/tunnels $(MEF) benches/results && benches/draw
 
 CASES ?= 20000
 
