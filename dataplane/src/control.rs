@@ -59,6 +59,9 @@ pub struct LinkSnapshot {
     pub loss: f64,
     /// Rate towards the peer, bit/s.
     pub rate_bps: u64,
+    /// On a line of unknown capacity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<crate::report::Estimate>,
     pub flows: u64,
 }
 

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::gate;
-use crate::report::{print_table, write_combined, write_report};
+use crate::report::{print_table, write_combined, write_report, write_sweep};
 use crate::results::Results;
 use crate::run::{self, Outcome, RunError};
 use crate::sim::{self, SimRequest};
+use crate::sweep::{self, SweepArgs};
 use crate::topology::{read, read_wan, Driver, Side};
 use crate::wan;
 
@@ -35,6 +36,8 @@ enum LabCommand {
     Exec(ExecArgs),
     /// Bring a topology up, open a shell in one of its hosts, take it down when it ends.
     Shell(ShellArgs),
+    /// Run a matrix of RTT, loss, size and transport, and draw goodput against them.
+    Sweep(SweepArgs),
     /// Put several result files into one report.
     Report(ReportArgs),
     /// Say whether results are good enough (for scripts); exit code 1 if not.
@@ -201,6 +204,7 @@ fn duration_arg(text: &str) -> Result<std::time::Duration, String> {
 pub fn main(args: LabArgs) -> ExitCode {
     let done = match args.command {
         LabCommand::Run(args) => run_command(&args),
+        LabCommand::Sweep(args) => sweep_command(&args),
         LabCommand::Wan(args) => wan_command(&args),
         LabCommand::Exec(args) => run::exec(&args),
         LabCommand::Shell(args) => run::shell(&args),
@@ -280,6 +284,26 @@ fn run_command(args: &RunArgs) -> Result<ExitCode, RunError> {
         Some(e) => Err(e),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn sweep_command(args: &SweepArgs) -> Result<ExitCode, RunError> {
+    let done = sweep::sweep(args, &command_line())?;
+    print!("{}", sweep::table(&done));
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string(&done).map_err(|e| RunError::Usage(e.to_string()))?;
+        std::fs::write(path, text + "\n").map_err(|source| RunError::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    if let Some(dir) = &args.report {
+        let path = write_sweep(dir, &done).map_err(|source| RunError::File {
+            path: dir.clone(),
+            source,
+        })?;
+        println!("report: {}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn wan_command(args: &WanArgs) -> Result<ExitCode, RunError> {

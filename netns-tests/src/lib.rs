@@ -7,6 +7,7 @@ pub mod gate;
 pub mod netns;
 pub mod run;
 pub mod sim;
+pub mod sweep;
 pub mod topology;
 pub mod wan;
 

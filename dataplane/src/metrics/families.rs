@@ -7,7 +7,7 @@ use super::text::{Kind, Text};
 use super::{process, Sample};
 use crate::control::LinkState;
 use crate::drops::{ByReason, DropReason, Stage};
-use crate::report::{Link, Port};
+use crate::report::{Estimate, Link, Port};
 
 /// Upper bounds of the queue's histogram, microseconds.
 const WAIT_US: [u64; 13] = [
@@ -20,6 +20,11 @@ type PortColumn = (&'static str, Kind, &'static str, fn(&Port) -> f64);
 
 fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
+}
+
+/// 0 where the capacity is configured.
+fn estimate(link: &Link, of: fn(&Estimate) -> f64) -> f64 {
+    link.estimate.as_ref().map_or(0.0, of)
 }
 
 fn seconds(us: u64) -> f64 {
@@ -41,6 +46,11 @@ const LINKS: &[LinkColumn] = {
         ("mef_link_path_mtu_bytes", Gauge, "Largest IP packet that the path is known to carry.", |l| f64::from(l.mtu)),
         ("mef_link_capacity_bytes_per_second", Gauge, "Configured capacity of the line towards the peer.", |l| bytes_per_second(l.line_bps)),
         ("mef_link_granted_bytes_per_second", Gauge, "What the link may use of it now; what it achieves is the rate of mef_link_sent_bytes_total.", |l| bytes_per_second(l.rate_bps)),
+        ("mef_link_competes", Gauge, "1 while others fill the queue of a line of unknown capacity and the link holds its own against them.", |l| estimate(l, |e| flag(e.competes))),
+        ("mef_link_delivered_bytes_per_second", Gauge, "What a line of unknown capacity was last seen to deliver to the link.", |l| estimate(l, |e| bytes_per_second(e.delivered_bps))),
+        ("mef_link_queue_seconds", Gauge, "Delay in the queue of a line of unknown capacity.", |l| estimate(l, |e| seconds(e.queue_us))),
+        ("mef_link_queue_wanted_seconds", Gauge, "The delay there that is wanted while nobody else fills the queue.", |l| estimate(l, |e| seconds(e.wanted_queue_us))),
+        ("mef_link_base_rtt_seconds", Gauge, "Round trip without a queue on a line of unknown capacity.", |l| estimate(l, |e| seconds(e.base_rtt_us))),
         ("mef_link_capacity_alarm", Gauge, "1 while the path was seen to carry less than configured.", |l| flag(l.capacity_alarm)),
         ("mef_link_fallback", Gauge, "1 while packets for the peer leave in the clear, past the link.", |l| flag(l.fallback)),
         ("mef_link_split_flows", Gauge, "Split flows on the link.", |l| l.split_flows as f64),

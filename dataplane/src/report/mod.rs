@@ -11,7 +11,9 @@ mod ask;
 mod rows;
 
 pub use ask::{mailbox, AskError, Asker, Mailbox};
-pub use rows::{Drop, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind};
+pub use rows::{
+    Drop, Estimate, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind,
+};
 
 use core::fmt;
 use core::str::FromStr;

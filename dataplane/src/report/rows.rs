@@ -6,6 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::LinkState;
 
+/// What is known of a line of unknown capacity.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// `starting`, `following`, `draining`, `asking`, `dipping` or `competing`.
+    pub phase: String,
+    /// Others fill the queue, and the link holds its own against them.
+    pub competes: bool,
+    /// What the line was last seen to deliver to this link.
+    pub delivered_bps: u64,
+    /// Delay in the line's queue, and what is wanted there while nobody else fills it.
+    pub queue_us: u64,
+    pub wanted_queue_us: u64,
+    /// Round trip without a queue.
+    pub base_rtt_us: u64,
+    /// Times that the path was found to have become longer.
+    pub base_changes: u64,
+    /// Share lost whatever is sent, 0 to 1.
+    pub random_loss: f64,
+}
+
 /// A link to a peer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Link {
@@ -27,6 +47,9 @@ pub struct Link {
     pub rate_bps: u64,
     /// The path was seen to carry less than configured.
     pub capacity_alarm: bool,
+    /// On a line of unknown capacity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
     /// Packets for the peer leave in the clear, as policy lets them where the link does not work.
     pub fallback: bool,
     /// For how long nothing was acknowledged.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mef_io::Port;
 use mef_packet::wire::MacAddr;
 use mef_packet::{Instant, PortId};
+use mef_protocol::auto::AutoRate;
 use mef_protocol::link::Opening;
 
 use super::Router;
@@ -22,6 +23,20 @@ fn us(time: Duration) -> u64 {
 
 fn text(mac: MacAddr) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// What the controller of a link on a line of unknown capacity says of it.
+pub(super) fn estimate(auto: &AutoRate) -> report::Estimate {
+    report::Estimate {
+        phase: auto.phase().as_str().to_owned(),
+        competes: auto.competes(),
+        delivered_bps: auto.delivered().bits_per_second(),
+        queue_us: us(auto.queue()),
+        wanted_queue_us: us(auto.wanted()),
+        base_rtt_us: us(auto.base_rtt()),
+        base_changes: auto.base_changes(),
+        random_loss: auto.random_loss(),
+    }
 }
 
 impl<P: Port> Router<P> {
@@ -94,6 +109,7 @@ impl<P: Port> Router<P> {
                 line_bps: l.line.capacity().bits_per_second(),
                 rate_bps: link.rate_limit().bits_per_second(),
                 capacity_alarm: link.guard().alarm().is_some(),
+                estimate: link.estimate().map(estimate),
                 silent_us: us(link.silent_for(now)),
                 split_flows: link.flow_count() as u64,
                 datagram_flows: datagram_flows as u64,

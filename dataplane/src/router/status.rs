@@ -32,6 +32,7 @@ impl<P: Port> Router<P> {
                 mtu: link.path_mtu(),
                 loss: link.loss(),
                 rate_bps: link.rate_limit().bits_per_second(),
+                estimate: link.estimate().map(super::report::estimate),
                 flows: link.flow_count() as u64,
             });
             if let Some(a) = link.guard().alarm() {

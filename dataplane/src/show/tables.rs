@@ -38,6 +38,7 @@ impl Tabular for Link {
         right("MTU"),
         right("LINE"),
         right("GRANTED"),
+        left("ESTIMATE"),
         right("FLOWS"),
         right("SENT"),
         right("RECEIVED"),
@@ -58,6 +59,14 @@ impl Tabular for Link {
             self.mtu.to_string(),
             rate(self.line_bps as f64),
             rate(self.rate_bps as f64) + alarm,
+            self.estimate.as_ref().map_or(NONE.to_owned(), |e| {
+                format!(
+                    "{} {}/{}",
+                    e.phase,
+                    time(e.queue_us),
+                    time(e.wanted_queue_us)
+                )
+            }),
             count(self.split_flows),
             size(self.sent_bytes),
             size(self.received_bytes),

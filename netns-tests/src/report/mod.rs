@@ -6,6 +6,7 @@ mod dots;
 mod page;
 mod summary;
 mod svg;
+mod sweep;
 mod table;
 
 pub use table::print_table;
@@ -25,6 +26,14 @@ pub fn write_combined(dir: &Path, results: &[Results]) -> io::Result<PathBuf> {
     std::fs::create_dir_all(dir)?;
     let path = dir.join("index.html");
     std::fs::write(&path, page::page(results))?;
+    Ok(path)
+}
+
+/// Writes the curves of a sweep as `index.html` into `dir`; returns its path.
+pub fn write_sweep(dir: &Path, sweep: &crate::sweep::Sweep) -> io::Result<PathBuf> {
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join("index.html");
+    std::fs::write(&path, page::sweep_page(sweep))?;
     Ok(path)
 }
 

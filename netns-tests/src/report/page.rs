@@ -5,24 +5,30 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::charts::figures;
+use super::charts::{figures, Figure};
 use super::summary::{count, headline, measured, table, variants, Line, Table};
 use super::svg::escape;
+use super::sweep::sections;
 use crate::results::Results;
+use crate::sweep::Sweep;
 
 const STYLE: &str = include_str!("style.css");
+
+fn head(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        escape(title)
+    )
+}
 
 pub fn page(all: &[Results]) -> String {
     let title = match all {
         [one] if !one.topology.is_empty() => format!("MEF lab: {}", one.topology),
         _ => "MEF lab report".to_owned(),
     };
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
-        escape(&title)
-    );
+    let mut out = head(&title);
     let _ = writeln!(
         out,
         "<header>\n<h1>{}</h1>\n<p class=\"lead\">Unmodified Linux senders over an emulated long line: \
@@ -42,6 +48,31 @@ pub fn page(all: &[Results]) -> String {
     }
     footer(&mut out, all);
     out.push_str("</main>\n</body>\n</html>\n");
+    out
+}
+
+/// The page of a sweep.
+pub fn sweep_page(sweep: &Sweep) -> String {
+    let rate = sweep.rate_bps as f64 / 1e6;
+    let mut out = head("MEF lab: sweep");
+    let _ = writeln!(
+        out,
+        "<header>\n<h1>Goodput against distance and loss</h1>\n<p class=\"lead\">A line of {rate} Mbit/s: \
+         what hosts carry over it by themselves, and behind two MEF routers.</p></header>"
+    );
+    for section in sections(sweep) {
+        let _ = writeln!(out, "<section>\n<h2>{}</h2>", escape(&section.title));
+        figures_html(&mut out, &section.figures);
+        out.push_str("</section>\n");
+    }
+    let _ = writeln!(
+        out,
+        "<footer>\n<dl>\n<dt>Ceiling</dt><dd>line rate × 1448/1514 × (1 − loss)</dd>\n\
+         <dt>Curves</dt><dd>medians; where a point was measured several times, in a band from the lowest to the highest.</dd>\n\
+         <dt>Machine</dt><dd>{}</dd>\n<dt>Command</dt><dd><code>{}</code></dd>\n</dl>\n</footer>\n</main>\n</body>\n</html>",
+        escape(&sweep.machine.line()),
+        escape(&sweep.command)
+    );
     out
 }
 
@@ -70,20 +101,24 @@ fn section(out: &mut String, index: usize, results: &Results, titled: bool) {
         if !variant.name.is_empty() {
             let _ = writeln!(out, "<h3>{}</h3>", escape(&variant.name));
         }
-        out.push_str("<div class=\"charts\">\n");
-        for figure in figures {
-            let _ = writeln!(
-                out,
-                "<figure><figcaption>{}<span>{}</span></figcaption>{}</figure>",
-                escape(&figure.title),
-                escape(&figure.note),
-                figure.svg
-            );
-        }
-        out.push_str("</div>\n");
+        figures_html(out, &figures);
     }
     notes(out, results);
     out.push_str("</section>\n");
+}
+
+fn figures_html(out: &mut String, figures: &[Figure]) {
+    out.push_str("<div class=\"charts\">\n");
+    for figure in figures {
+        let _ = writeln!(
+            out,
+            "<figure><figcaption>{}<span>{}</span></figcaption>{}</figure>",
+            escape(&figure.title),
+            escape(&figure.note),
+            figure.svg
+        );
+    }
+    out.push_str("</div>\n");
 }
 
 fn html_table(out: &mut String, table: &Table) {

@@ -409,6 +409,7 @@ fn series(input: &MergeInput<'_>, received: &HashMap<u64, &ReceivedFlow>, by_flo
         flows,
         queue_us,
         queue_start_s,
+        estimates: Vec::new(),
         probe_us: worst_per_step(input, interval_s),
     }
 }

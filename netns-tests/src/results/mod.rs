@@ -163,6 +163,20 @@ impl Router {
     }
 }
 
+/// What a router knew of its line at a time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Estimate {
+    /// From the run's origin.
+    pub seconds: f64,
+    pub phase: String,
+    pub competes: bool,
+    pub rate_bps: u64,
+    pub delivered_bps: u64,
+    pub queue_us: u64,
+    pub wanted_queue_us: u64,
+}
+
 /// Curves for the charts. Time counts from the run's origin.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -178,6 +192,8 @@ pub struct Series {
     /// Longest queueing delay in the emulator per step from `queue_start_s` on, if it tells.
     pub queue_us: Vec<u64>,
     pub queue_start_s: f64,
+    /// What the sending router knew of a line of unknown capacity, twice a second.
+    pub estimates: Vec<Estimate>,
     /// Probe beside the load: (seconds, delay in us), thinned out to the worst of each step.
     pub probe_us: Vec<(f64, u32)>,
 }

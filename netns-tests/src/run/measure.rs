@@ -28,6 +28,8 @@ use crate::wan::Snapshot;
 const LEAD: Duration = Duration::from_millis(100);
 /// An agent that does not answer for so long is given up.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How often a router is asked what it knows of its line.
+pub(crate) const ESTIMATES_EVERY: Duration = Duration::from_millis(500);
 /// Behind MEF routers hosts run what most of the world runs.
 const HOST_DEFAULT: &str = "cubic";
 
@@ -224,8 +226,19 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
     std::thread::sleep(origin.saturating_duration_since(Instant::now()));
     network.wan().origin()?;
     let mut windowed = false;
+    let sender = match topology.payload_from() {
+        Side::A => 0,
+        Side::B => 1,
+    };
+    let watched = topology.router.auto.is_some();
+    let mut estimates = Vec::new();
     let end = loop {
         let now = origin.elapsed();
+        if watched && now >= ESTIMATES_EVERY * u32::try_from(estimates.len()).unwrap_or(u32::MAX) {
+            if let Some(router) = network.routers().get_mut(sender) {
+                estimates.extend(router.status()?.estimate(now.as_secs_f64()));
+            }
+        }
         if !windowed && now >= window {
             network.start_window()?;
             windowed = true;
@@ -293,6 +306,7 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
         router,
         queue_series: Some((0.0, SERIES_STEP_S, queue.clone())),
     });
+    run.series.estimates = estimates;
     run.errors.extend(doubts(&snapshot, "WAN emulator"));
     for snapshot in &access {
         run.errors.extend(doubts(snapshot, "access emulator"));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use mef_crypto::{write_private_key, PrivateKey, PublicKey};
+use mef_dataplane::report::Estimate;
 use mef_packet::BitRate;
 use serde::Deserialize;
 
@@ -46,9 +47,26 @@ pub struct Status {
 #[serde(default)]
 pub struct LinkStatus {
     pub state: String,
+    pub rate_bps: u64,
+    pub estimate: Option<Estimate>,
 }
 
 impl Status {
+    /// What the router knows of its line, if nobody told it the capacity.
+    pub(crate) fn estimate(&self, seconds: f64) -> Option<results::Estimate> {
+        let link = self.links.first()?;
+        let e = link.estimate.as_ref()?;
+        Some(results::Estimate {
+            seconds,
+            phase: e.phase.clone(),
+            competes: e.competes,
+            rate_bps: link.rate_bps,
+            delivered_bps: e.delivered_bps,
+            queue_us: e.queue_us,
+            wanted_queue_us: e.wanted_queue_us,
+        })
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.ready && !self.links.is_empty() && self.links.iter().all(|l| l.state == "up")
     }

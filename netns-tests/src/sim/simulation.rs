@@ -15,7 +15,7 @@ use super::SimError;
 use crate::load::{AgentOutcome, Finish, FlowSpec};
 use crate::results::{self, merge, tail_window, MergeInput, Run};
 use crate::run::load::{plan, warm_up_time, GRACE, IDLE_PROBE};
-use crate::run::measure::{has_bulk, wan_figures};
+use crate::run::measure::{has_bulk, wan_figures, ESTIMATES_EVERY};
 use crate::run::Status;
 use crate::topology::{Side, Topology};
 use crate::wan::stats::SERIES_STEP_S;
@@ -183,7 +183,13 @@ impl Simulation {
     pub fn finish(mut self) -> Run {
         let topology = &self.topology.clone();
         let bulk = has_bulk(topology);
+        let mut estimates = Vec::new();
         while self.elapsed() < self.seconds && (bulk || self.is_busy()) {
+            let now = self.elapsed();
+            if now >= ESTIMATES_EVERY * u32::try_from(estimates.len()).unwrap_or(u32::MAX) {
+                let sender = status(&self.status(topology.payload_from()));
+                estimates.extend(sender.estimate(now.as_secs_f64()));
+            }
             self.advance_to(self.elapsed() + LOOK);
         }
         if !self.windowed {
@@ -231,7 +237,7 @@ impl Simulation {
             Side::A => &snapshot.a_to_b.queue_us,
             Side::B => &snapshot.b_to_a.queue_us,
         };
-        merge(&MergeInput {
+        let mut run = merge(&MergeInput {
             transport: "mef",
             repeat: 0,
             open: Some(topology.router.open.name()),
@@ -248,7 +254,9 @@ impl Simulation {
             wan: wan_figures(&snapshot, &access, payload_from),
             router,
             queue_series: Some((0.0, SERIES_STEP_S, queue.clone())),
-        })
+        });
+        run.series.estimates = estimates;
+        run
     }
 }
 

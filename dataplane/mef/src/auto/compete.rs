@@ -14,10 +14,13 @@
 //! that the link has. Nobody's reaction to it can come that soon. On a line that varies
 //! by itself dips disagree, and nothing is concluded.
 //!
-//! Competing, the amount in flight is CUBIC's window (RFC 9438). Who lets the queue go
-//! empty once in ten seconds and else takes nearly all of the line is no CUBIC but BBR,
-//! which does not mind losses: against that at least somewhat more than what the path
-//! holds at the highest rate of the last ten round trips stays in flight.
+//! Competing, the amount in flight is CUBIC's window (RFC 9438), which also gives way when
+//! the queue is as full as it was when it last overflowed: packets that are paced are
+//! dropped less often than others' bursts. It is at least what holds a part of the line:
+//! the dips tell the line's rate C (each by how much the queue's growth changed for so much
+//! less sent, all of them together by least squares), and by Little's law a share f of the
+//! line has f * C * (delay of the path and of the queue) in flight, whoever the others are.
+//! When they leave, the queue and with it that amount shrinks.
 
 use std::collections::VecDeque;
 
@@ -32,26 +35,55 @@ const PACKET: f64 = 1514.0;
 /// Round trips over which the highest delivery rate counts.
 const BW_ROUNDS: f64 = 10.0;
 /// Seconds over which a queue is judged, and the share of them that makes it suspicious.
-const CROWD_MEMORY: f64 = 3.0;
+const CROWD_MEMORY: f64 = 1.5;
+const LONG_MEMORY: f64 = 3.0;
 const CROWDED: f64 = 0.75;
 /// How long a loss tells that the queue is full at times.
 const OVERFLOWING: Duration = Duration::from_secs(10);
-/// Dips that have to agree and how far they may differ, or fewer that differ less; the share up
-/// to which there is somebody else, and that from which there is nobody.
-const DIPS: usize = 5;
-const AGREEMENT: f64 = 0.3;
+/// Dips that are remembered and that have to agree at least, how far they may differ (standard
+/// deviation), and how many standard errors count as sure; the share up to which there is
+/// somebody else, and that from which there is nobody.
+const DIPS: usize = 8;
 const FEW_DIPS: usize = 3;
-const FEW_AGREEMENT: f64 = 0.12;
-const SHARED: f64 = 0.75;
+const AGREEMENT: f64 = 0.4;
+const LEAST_DEVIATION: f64 = 0.1;
+const SURE: f64 = 1.5;
+const SHARED: f64 = 0.8;
+/// The same on a line that varies by itself, whose dips agree by chance at times: more of them
+/// that differ less.
+const VARYING_DIPS: usize = 5;
+const VARYING_AGREEMENT: f64 = 0.3;
+const CLOSE_AGREEMENT: f64 = 0.12;
 const ALONE: f64 = 0.8;
 /// Time between dips: while it is not known, and while it is.
-const SOON: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_millis(250);
+const LESS_SOON: Duration = Duration::from_millis(500);
 const MUCH_LATER: Duration = Duration::from_secs(6);
 const LATER: Duration = Duration::from_secs(4);
-/// What is held against BBR to begin with, at least and at most.
-const HOLD: f64 = 1.15;
-const LEAST_HOLD: f64 = 0.85;
-const MOST_HOLD: f64 = 1.4;
+/// A rate below this share of that before the queue came: somebody may have taken the line.
+const STARVED: f64 = 0.45;
+/// Seconds that the rate before is remembered.
+const BEFORE: f64 = 20.0;
+/// A line on which so little more than foretold comes does not vary by itself.
+const STEADY: f64 = 1.2;
+/// For so long.
+const VARYING: Duration = Duration::from_secs(10);
+/// No queue for so long while competing: there is nobody.
+const GONE: Duration = Duration::from_secs(2);
+/// Share of the line that is held against anybody.
+const HOLD: f64 = 0.35;
+/// The line is taken to carry at most this multiple of what the link was seen to get.
+const MOST_GUESS: f64 = 4.0;
+/// A queue this near to the longest of late has overflowed, for somebody.
+const FULL: f64 = 0.97;
+/// By how much a dip counts less than the one behind it.
+const FORGET: f64 = 0.93;
+/// Share of a dip that passes before all that is sent is sent at its rate.
+const SETTLING: f64 = 0.12;
+/// Seconds for which dips tell the rate of the line.
+const FIT_MEMORY: f64 = 12.0;
+/// Share of the line beyond which a link that competes does not go.
+const MOST: f64 = 0.6;
 
 /// The window of one TCP flow, in packets.
 #[derive(Clone, Copy, Debug)]
@@ -116,12 +148,17 @@ impl Highest {
     fn get(&self) -> f64 {
         self.values.front().map_or(0.0, |v| v.1)
     }
+    /// Of the last `memory` seconds before `at`, though nothing came since.
+    fn value(&self, at: f64, memory: f64) -> f64 {
+        let mut young = self.values.iter().filter(|v| at - v.0 <= memory);
+        young.next().map_or(0.0, |v| v.1)
+    }
 }
 
-/// Least and longest queue per two seconds, of the last twelve.
+/// Longest queue per two seconds, of the last twelve.
 #[derive(Clone, Debug, Default)]
 struct Queues {
-    parts: VecDeque<(f64, f64, f64)>,
+    parts: VecDeque<(f64, f64)>,
 }
 
 impl Queues {
@@ -130,22 +167,41 @@ impl Queues {
 
     fn push(&mut self, at: f64, queue: f64) {
         match self.parts.back_mut() {
-            Some((start, least, most)) if at - *start < Self::PART => {
-                *least = least.min(queue);
-                *most = most.max(queue);
-            }
-            _ => self.parts.push_back((at, queue, queue)),
+            Some((start, most)) if at - *start < Self::PART => *most = most.max(queue),
+            _ => self.parts.push_back((at, queue)),
         }
         if self.parts.len() > Self::PARTS {
             self.parts.pop_front();
         }
     }
-    /// Well filled, and all but empty once or twice.
-    fn empties(&self) -> bool {
-        let most = self.parts.iter().fold(0.0f64, |m, p| m.max(p.2));
-        let below = |share: f64| self.parts.iter().filter(|p| p.1 < share * most).count();
-        let (empty, low) = (below(0.15), below(0.3));
-        self.parts.len() == Self::PARTS && (1..=2).contains(&empty) && low == empty
+    fn most(&self) -> f64 {
+        self.parts.iter().fold(0.0f64, |m, p| m.max(p.1))
+    }
+}
+
+/// The line's rate from dips: by how much the queue's growth changed for so much less sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fit {
+    /// Sums of (bytes/s less sent)^2 and of that times the change of growth.
+    square: f64,
+    product: f64,
+    /// When the last one was, seconds.
+    at: f64,
+}
+
+impl Fit {
+    fn add(&mut self, at: f64, less: f64, change: f64) {
+        self.at = at;
+        self.square = FORGET * self.square + less * less;
+        self.product = FORGET * self.product + less * change;
+    }
+    /// Bytes/s; beyond all bounds while sending less changes nothing.
+    fn capacity(&self) -> f64 {
+        if self.product > 0.0 {
+            self.square / self.product
+        } else {
+            f64::INFINITY
+        }
     }
 }
 
@@ -166,6 +222,10 @@ pub(super) struct Seen {
     pub lost: bool,
     /// The hosts send as much as they may.
     pub busy: bool,
+    /// What came as a multiple of what was foretold.
+    pub factor: f64,
+    /// So much is lost that more in flight only makes more losses.
+    pub wasteful: bool,
 }
 
 /// Whether somebody else fills the queue, and the window while that is so.
@@ -173,20 +233,29 @@ pub(super) struct Seen {
 pub(super) struct Compete {
     /// Share of the time, of late, that more waited than is wanted.
     crowd: f64,
+    long_crowd: f64,
+    /// The line varies by itself.
+    varies: bool,
+    varied: Option<Instant>,
     noted: Option<Instant>,
     lost: Option<Instant>,
     window: Option<Window>,
     highest: Highest,
-    /// Highest delivery rate before somebody else was noticed.
-    before: f64,
+    /// Highest delivery rate before there was more in the queue than is wanted.
+    before: Highest,
+    /// When the queue was last longer than nothing.
+    queued: Option<Instant>,
     /// When the next loss counts as another event.
     deaf_until: f64,
-    dip: Option<(Instant, Instant)>,
+    /// From when until when, and the delivery rate before.
+    dip: Option<(Instant, Instant, f64)>,
     next_dip: Option<Instant>,
     /// What the last dips showed.
     shares: VecDeque<f64>,
-    share: Option<f64>,
-    hold: Option<f64>,
+    fit: Fit,
+    /// Time of the newest report, seconds, and whether much of what was sent before it was lost.
+    seen_at: f64,
+    wasteful: bool,
     queues: Queues,
 }
 
@@ -196,13 +265,27 @@ impl Compete {
     }
     /// Whether the rate is to be low now, to see what the queue does.
     pub fn dips(&self, now: Instant) -> bool {
-        self.dip.is_some_and(|(_, until)| now < until)
+        self.dip.is_some_and(|d| now < d.1)
     }
-    /// Bytes to hold in flight, while competing.
-    pub fn wanted(&self, lag: f64) -> Option<f64> {
+    /// Bytes to hold in flight, while competing, at this delay of the path and of the queue, seconds.
+    pub fn wanted(&self, lag: f64, queue: f64) -> Option<f64> {
         let window = self.window?.cwnd * PACKET;
-        let hold = self.hold.unwrap_or(0.0) * self.highest.get() * lag;
-        Some(window.max(hold))
+        let least = self.held(lag + queue);
+        let most = MOST * self.capacity() * (lag + queue);
+        Some(window.min(most).max(least))
+    }
+
+    fn held(&self, round: f64) -> f64 {
+        HOLD * self.capacity() * round
+    }
+
+    /// Of the line, bytes/s: what dips show, within what is plausible.
+    fn capacity(&self) -> f64 {
+        let seen = self.highest.get();
+        if self.wasteful || self.seen_at - self.fit.at > FIT_MEMORY {
+            return seen;
+        }
+        self.fit.capacity().clamp(seen, MOST_GUESS * seen)
     }
 
     /// Takes a report. `slope` tells by how many seconds per second the delay grew of the packets
@@ -218,26 +301,44 @@ impl Compete {
             .noted
             .map_or(0.0, |t| seen.now.since(t).as_secs_f64().min(1.0));
         self.noted = Some(seen.now);
+        (self.seen_at, self.wasteful) = (seen.at, seen.wasteful);
         self.highest.push(seen.at, seen.rate, BW_ROUNDS * round);
         self.queues.push(seen.at, seen.queue);
         let keep = (-time / CROWD_MEMORY).exp();
-        self.crowd = self.crowd * keep + (1.0 - keep) * f64::from(u8::from(seen.more));
+        let more = f64::from(u8::from(seen.more));
+        self.crowd = self.crowd * keep + (1.0 - keep) * more;
+        let keep = (-time / LONG_MEMORY).exp();
+        self.long_crowd = self.long_crowd * keep + (1.0 - keep) * more;
+        if seen.factor >= STEADY {
+            self.varied = Some(seen.now);
+        }
+        self.varies = self.varied.is_some_and(|t| seen.now.since(t) < VARYING);
         if seen.lost {
             self.lost = Some(seen.now);
         }
         let overflows = self.lost.is_some_and(|t| seen.now.since(t) < OVERFLOWING);
-        let suspicious = overflows && self.crowd > CROWDED && seen.busy;
+        if self.crowd < 0.3 {
+            self.before.push(seen.at, seen.rate, BEFORE);
+        }
+        let before = self.before.value(seen.at, BEFORE);
+        let starved = seen.rate < STARVED * before && !self.varies;
+        let crowd = if self.varies {
+            self.long_crowd
+        } else {
+            self.crowd
+        };
+        let suspicious = (overflows || starved) && crowd > CROWDED && seen.busy;
         if self.window.is_none() && !suspicious {
             if self.crowd < 0.3 {
-                self.before = seen.rate.max(self.before * keep);
                 self.shares.clear();
             }
             self.dip = None;
             return;
         }
         self.measure(seen, slope, dip_rate);
+        let full = seen.queue > FULL * self.queues.most();
         let Some(window) = &mut self.window else {
-            if self.agreed().is_some_and(|share| share < SHARED) {
+            if self.is_shared() {
                 self.begin(round);
             } else if self.shares.len() == DIPS {
                 // A line that varies by itself, or nobody else: not asked again soon.
@@ -246,30 +347,34 @@ impl Compete {
             }
             return;
         };
-        if seen.lost && seen.at > self.deaf_until {
+        if (seen.lost || full) && seen.at > self.deaf_until {
             self.deaf_until = seen.at + round;
             window.lose();
         }
         if seen.busy {
             window.grow(time, round);
         }
-        if self.is_alone() {
+        if seen.queue > 0.05 * seen.lag + 0.002 {
+            self.queued = Some(seen.now);
+        }
+        let gone = seen.busy && self.queued.is_some_and(|t| seen.now.since(t) > GONE);
+        if self.is_alone() || gone {
             self.end();
         }
     }
 
     fn begin(&mut self, round: f64) {
-        let rate = self.highest.get().max(0.3 * self.before);
-        self.window = Some(Window::new(rate * round));
-        self.share = self.agreed();
-        self.hold = None;
+        self.window = Some(Window::new(self.highest.get() * round));
+        self.queued = self.noted;
     }
 
     fn end(&mut self) {
         self.window = None;
         self.crowd = 0.0;
+        self.long_crowd = 0.0;
         self.dip = None;
         self.shares.clear();
+        self.fit = Fit::default();
     }
 
     fn measure(
@@ -278,15 +383,16 @@ impl Compete {
         slope: impl FnOnce(Instant, Instant) -> Option<Option<f64>>,
         dip_rate: f64,
     ) {
-        let Some((from, until)) = self.dip else {
+        let Some((from, until, rate)) = self.dip else {
             if self.next_dip.is_none_or(|t| seen.now >= t) {
                 let length = (0.5 * seen.lag).clamp(0.06, 0.2);
                 let until = seen.now + Duration::from_secs_f64(length);
-                self.dip = Some((seen.now, until));
+                self.dip = Some((seen.now, until, seen.rate));
             }
             return;
         };
-        let Some(slope) = slope(from, until) else {
+        let settled = from + until.since(from).mul_f64(SETTLING);
+        let Some(slope) = slope(settled, until) else {
             return;
         };
         self.dip = None;
@@ -296,35 +402,34 @@ impl Compete {
             if self.shares.len() > DIPS {
                 self.shares.pop_front();
             }
-            let share = share.clamp(0.0, 1.0);
-            self.share = Some(self.share.map_or(share, |old| 0.7 * old + 0.3 * share));
-            self.adapt();
+            self.fit.add(seen.at, (1.0 - dip_rate) * rate, -slope);
         }
-        let known = self.window.is_some() && self.shares.back().is_none_or(|s| *s < ALONE);
-        self.next_dip = Some(seen.now + if known { LATER } else { SOON });
+        let known = slope.is_some()
+            && self.window.is_some()
+            && self.shares.back().is_none_or(|s| *s < ALONE);
+        self.next_dip = Some(
+            seen.now
+                + match (known, self.varies) {
+                    (true, _) => LATER,
+                    (false, true) => LESS_SOON,
+                    (false, false) => SOON,
+                },
+        );
     }
 
-    fn adapt(&mut self) {
-        let Some(share) = self.share.filter(|_| self.window.is_some()) else {
-            return;
-        };
-        self.hold = match self.hold {
-            None if share < 0.25 && self.queues.empties() => Some(HOLD),
-            Some(h) if share > 0.5 => Some((h * 0.95).max(LEAST_HOLD)),
-            Some(h) if share < 0.4 => Some((h * 1.02).min(MOST_HOLD)),
-            other => other,
-        };
-    }
-
-    /// The mean share, if the dips agree.
-    fn agreed(&self) -> Option<f64> {
+    /// Whether the dips agree that somebody else has a part of the line.
+    fn is_shared(&self) -> bool {
         let n = self.shares.len() as f64;
         let mean = self.shares.iter().sum::<f64>() / n;
         let variance = self.shares.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / n;
-        let (few, many) = (self.shares.len() >= FEW_DIPS, self.shares.len() == DIPS);
         let deviation = variance.sqrt();
-        let agree = (many && deviation < AGREEMENT) || (few && deviation < FEW_AGREEMENT);
-        agree.then_some(mean)
+        let agree = match self.shares.len() {
+            n if n < FEW_DIPS => false,
+            _ if !self.varies => deviation < AGREEMENT,
+            n if n < VARYING_DIPS => deviation < CLOSE_AGREEMENT,
+            _ => deviation < VARYING_AGREEMENT,
+        };
+        agree && mean + SURE * deviation.max(LEAST_DEVIATION) / n.sqrt() < SHARED
     }
 
     fn is_alone(&self) -> bool {
@@ -356,29 +461,32 @@ mod tests {
 
     #[test]
     fn dips_that_disagree_say_nothing() {
-        let mut c = Compete::default();
-        c.shares.extend([0.5, 0.4]);
-        assert_eq!(c.agreed(), None);
-        c.shares.push_back(0.6);
-        assert!((c.agreed().unwrap() - 0.5).abs() < 1e-9);
-        c.shares = VecDeque::from([0.5, -0.6, 1.4, 0.1, 0.9]);
-        assert_eq!(c.agreed(), None);
-        assert!(!c.is_alone());
-        c.shares.extend([1.0, 0.9]);
-        assert!(c.is_alone());
+        let of = |shares: &[f64]| Compete {
+            shares: shares.iter().copied().collect(),
+            ..Compete::default()
+        };
+        assert!(!of(&[0.5, 0.4]).is_shared());
+        assert!(of(&[0.5, 0.4, 0.6]).is_shared());
+        assert!(!of(&[0.9, 1.0, 0.8]).is_shared());
+        assert!(!of(&[0.5, -0.6, 1.4, 0.1, 0.9]).is_shared());
+        assert!(!of(&[0.5, -0.6, 1.4, 0.1, 0.9]).is_alone());
+        assert!(of(&[0.2, 1.0, 0.9]).is_alone());
     }
 
     #[test]
-    fn a_queue_that_empties_once_in_ten_seconds_is_bbrs() {
-        let fill = |empty: &[usize]| {
-            let mut q = Queues::default();
-            for i in 0..12 {
-                q.push(i as f64, if empty.contains(&i) { 0.0 } else { 0.09 });
-            }
-            q.empties()
-        };
-        assert!(fill(&[5]));
-        assert!(!fill(&[]));
-        assert!(!fill(&[1, 3, 5, 7]));
+    fn dips_tell_the_rate_of_the_line_whatever_each_of_them_is_off_by() {
+        let mut fit = Fit::default();
+        assert_eq!(fit.capacity(), f64::INFINITY);
+        // A line of 6 MB/s; the link's own rate grows, what others do adds to each dip.
+        for i in 0..40 {
+            let less = 0.2e6 + 0.02e6 * f64::from(i);
+            let noise = if i % 2 == 0 { 0.05 } else { -0.05 };
+            fit.add(f64::from(i), less, less / 6e6 + noise);
+        }
+        assert!(
+            (fit.capacity() / 6e6 - 1.0).abs() < 0.1,
+            "{}",
+            fit.capacity()
+        );
     }
 }

@@ -68,6 +68,8 @@ const DIP: f64 = 0.5;
 const DRAIN: f64 = 0.6;
 /// Loss above the line's own that is a sign of overflow.
 const OVERFLOW: f64 = 0.04;
+/// Loss above the line's own at which no share of the line is held any more.
+const WASTE: f64 = 0.1;
 /// Growth for some time after an overflow.
 const CAREFUL_GROWTH: f64 = 1.05;
 const CAREFUL: Duration = Duration::from_secs(4);
@@ -87,6 +89,36 @@ pub struct Report {
     pub hold_us: u64,
     /// Line bytes received by then.
     pub delivered_bytes: u64,
+}
+
+/// What the controller is doing, for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Doubling per round trip.
+    Starting,
+    /// Following what the line delivers.
+    Following,
+    /// Emptying the queue to see the delay of the path.
+    Draining,
+    /// Sending a little less, to see whether the loss goes away.
+    Asking,
+    /// Sending less for a moment, to see whether somebody else fills the queue.
+    Dipping,
+    /// Holding what a TCP flow would, as somebody else fills the queue.
+    Competing,
+}
+
+impl Phase {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Following => "following",
+            Self::Draining => "draining",
+            Self::Asking => "asking",
+            Self::Dipping => "dipping",
+            Self::Competing => "competing",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -203,6 +235,29 @@ impl AutoRate {
     /// Whether others fill the queue, so that holding back would leave the line to them.
     pub fn competes(&self) -> bool {
         self.compete.competes()
+    }
+    /// What the controller is doing.
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Starting => Phase::Starting,
+            State::Draining { .. } => Phase::Draining,
+            State::Asking { .. } => Phase::Asking,
+            State::Following if self.compete.dips(self.updated) => Phase::Dipping,
+            State::Following if self.competes() => Phase::Competing,
+            State::Following => Phase::Following,
+        }
+    }
+    /// Queueing delay that is wanted while nobody else fills the queue.
+    pub fn wanted(&self) -> Duration {
+        Duration::from_secs_f64(self.wanted_queue().clamp(0.0, 3600.0))
+    }
+    /// Round trip of a packet that meets no queue, the peer's wait before it reports included.
+    pub fn base_rtt(&self) -> Duration {
+        Duration::from_secs_f64(self.lag.clamp(0.0, 3600.0))
+    }
+    /// Share of the packets that are lost whatever is sent, 0 to 1.
+    pub fn random_loss(&self) -> f64 {
+        self.reports.random_loss()
     }
     /// How often the path was found to have become longer.
     pub fn base_changes(&self) -> u64 {
@@ -417,6 +472,8 @@ impl AutoRate {
                     + 0.005,
             lost,
             busy: !self.is_idle(),
+            factor: self.factor.1,
+            wasteful: self.reports.loses_more((self.lag + queue).max(0.1), WASTE),
         };
         let (reports, origin) = (&self.reports, self.origin);
         let tx = |t: Instant| origin.map_or(0.0, |o| t.since(o.1).as_secs_f64());
@@ -492,7 +549,7 @@ impl AutoRate {
             State::Following => {
                 if self.compete.dips(now) {
                     DIP * mu
-                } else if let Some(wanted) = self.compete.wanted(lag) {
+                } else if let Some(wanted) = self.compete.wanted(lag, self.queue) {
                     // What is lost to a full queue is not made up for.
                     let mu = mu * (1.0 - self.reports.random_loss());
                     let rate = mu + (wanted - inflight) / (lag + self.queue);

@@ -43,6 +43,8 @@ pub struct Sender {
     rtt_min: (f64, f64),
     srtt: f64,
     recovery_until: f64,
+    /// When something was last sent after a silence, or acknowledged.
+    alive: f64,
     // CUBIC
     w_max: f64,
     epoch: f64,
@@ -77,6 +79,7 @@ impl Sender {
             rtt_min: (f64::INFINITY, 0.0),
             srtt: 0.0,
             recovery_until: 0.0,
+            alive: 0.0,
             w_max: 0.0,
             epoch: -1.0,
             k: 0.0,
@@ -102,6 +105,7 @@ impl Sender {
         if t < self.what.start * 1e3 || t >= self.what.end * 1e3 {
             return 0;
         }
+        self.time_out(t);
         match self.what.kind {
             Kind::Constant(mbit) => {
                 self.tokens += mbit * 125.0 / PACKET;
@@ -141,6 +145,25 @@ impl Sender {
         n as u32
     }
 
+    /// All that was in flight is lost, and nothing after it came to tell.
+    fn time_out(&mut self, t: f64) {
+        if self.inflight <= 0.0 {
+            self.alive = t;
+        }
+        if t - self.alive < 2.0 * self.srtt + 200.0 || self.srtt == 0.0 {
+            return;
+        }
+        self.alive = t;
+        self.inflight = 0.0;
+        self.lost = 0;
+        if self.what.kind == Kind::Cubic {
+            self.w_max = self.cwnd;
+            self.ssthresh = (0.7 * self.cwnd).max(2.0);
+            self.cwnd = 1.0;
+            self.epoch = -1.0;
+        }
+    }
+
     /// The stamp of a packet that entered the queue.
     pub fn stamp(&mut self, t: f64) -> Stamp {
         Stamp {
@@ -162,6 +185,7 @@ impl Sender {
 
     pub fn on_ack(&mut self, t: f64, s: Stamp) {
         let rtt = (t - s.at).max(1.0);
+        self.alive = t;
         self.inflight = (self.inflight - 1.0 - f64::from(s.lost)).max(0.0);
         self.delivered += 1.0;
         self.delivered_at = t;
