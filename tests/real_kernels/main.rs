@@ -13,6 +13,7 @@ mod dpdk;
 mod ipv6;
 mod lab;
 mod many;
+mod memory;
 mod operate;
 mod programs;
 mod quic;

@@ -26,7 +26,7 @@ fn long() -> bool {
 }
 
 /// Runs `work` on a runtime of its own in `host`.
-fn runtime<F, T>(
+pub fn runtime<F, T>(
     lab: &Lab,
     host: &str,
     work: impl FnOnce() -> F + Send + 'static,
@@ -45,7 +45,7 @@ where
 }
 
 /// As many descriptors as the system lets us have.
-fn many_descriptors() {
+pub fn many_descriptors() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
@@ -136,7 +136,7 @@ impl Seen {
 }
 
 /// Resident memory of the routers `ra` and `rb`, bytes.
-fn resident(lab: &Lab) -> [u64; 2] {
+pub fn resident(lab: &Lab) -> [u64; 2] {
     ["ra", "rb"].map(|r| {
         let pids = lab.sh_ok(
             r,

@@ -17,7 +17,7 @@ const MEMORY: u64 = 64 << 20;
 const RTT: Duration = Duration::from_millis(200);
 
 /// What a host takes before its program has read anything.
-const KERNEL: u64 = 64 << 10;
+const KERNEL: u64 = 60_001;
 
 struct App {
     /// To be written in all, and what was.

@@ -97,6 +97,26 @@ impl ByteStream {
             }
             self.base = self.start;
         }
+        self.compact(end);
+    }
+
+    /// A little that stays does so without what lay before it: it may stay for long.
+    fn compact(&mut self, end: u64) {
+        let live = end.saturating_sub(self.start);
+        if live > CHUNK as u64 / 2 || self.start - self.base < CHUNK as u64 / 4 {
+            return;
+        }
+        let mut rest = Vec::new();
+        rest.reserve_exact((live as usize).next_power_of_two().max(SMALLEST));
+        self.copy_to(self.start, end, &mut rest);
+        // Bytes beyond a gap that is still to be written stay where they are.
+        if rest.len() as u64 == live {
+            while let Some(chunk) = self.chunks.pop_front() {
+                self.recycle(chunk);
+            }
+            self.chunks.push_back(rest);
+            self.base = self.start;
+        }
     }
 
     fn recycle(&mut self, mut chunk: Vec<u8>) {
@@ -140,6 +160,19 @@ fn make_room(chunk: &mut Vec<u8>, len: usize, spare: &mut Vec<Vec<u8>>) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_little_that_stays_costs_little() {
+        let mut s = ByteStream::default();
+        s.write(0, &[1; 20_000]);
+        s.consume_to(18_000, 20_000);
+        s.release_spare();
+        assert!(s.memory() < 4096, "{}", s.memory());
+        s.write(20_000, &[2; 30_000]);
+        let mut out = Vec::new();
+        s.copy_to(18_000, 50_000, &mut out);
+        assert!(out[..2000] == [1; 2000] && out[2000..] == [2; 30_000]);
+    }
 
     #[test]
     fn memory_follows_what_is_held() {
