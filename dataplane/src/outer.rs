@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mef_packet::wire::{ethernet, ipv4, ipv6, udp, WireError};
-use mef_packet::{Buffer, Checksum};
+use mef_packet::{Buffer, Checksum, HeapBuf};
 
 /// Bytes that [`wrap`] puts in front of a packet to `to`.
 pub(crate) const fn header_len(to: &IpAddr) -> usize {
@@ -82,11 +82,47 @@ pub(crate) fn wrap<B: Buffer>(
     }
 }
 
+/// Headers between two IPv4 addresses, made once for many packets.
+pub(crate) struct Headers([u8; ipv4::HEADER_LEN + udp::HEADER_LEN]);
+
+impl Headers {
+    /// `None` where the addresses are not both of IPv4.
+    pub(crate) fn new(from: SocketAddr, to: SocketAddr) -> Option<Self> {
+        let mut empty = HeapBuf::with_capacity(0);
+        let checksum = wrap(&mut empty, from, to, 0).ok()?;
+        let whole = empty.bytes().try_into().ok().map(Self);
+        whole.filter(|_| checksum == Checksum::Verified)
+    }
+
+    /// As [`wrap`].
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    pub(crate) fn put<B: Buffer>(&self, buf: &mut B, class: u8) -> Result<(), WireError> {
+        let datagram = u16::try_from(buf.len() + udp::HEADER_LEN);
+        let datagram = datagram.map_err(|_| WireError::NoRoom)?;
+        let total = datagram.checked_add(ipv4::HEADER_LEN as u16);
+        let total = total.ok_or(WireError::NoRoom)?;
+        let headers = buf.prepend(self.0.len()).ok_or(WireError::NoRoom)?;
+        headers.copy_from_slice(&self.0);
+        ipv4::set_total_len(headers, total)?;
+        if class != 0 {
+            ipv4::set_dscp_ecn(headers, class)?;
+        }
+        let length = headers.get_mut(UDP_LENGTH_AT..UDP_LENGTH_AT + 2);
+        length
+            .ok_or(WireError::NoRoom)?
+            .copy_from_slice(&datagram.to_be_bytes());
+        Ok(())
+    }
+}
+
+const UDP_LENGTH_AT: usize = ipv4::HEADER_LEN + 4;
+
 #[cfg(test)]
 mod tests {
     use mef_packet::wire::checksum::complete_partial;
     use mef_packet::wire::ip;
-    use mef_packet::HeapBuf;
 
     use super::*;
 
@@ -122,5 +158,27 @@ mod tests {
         assert_eq!(wrap(&mut buf, v4, v6, 0), Err(WireError::BadVersion));
         let mut buf = HeapBuf::from_slice(&[1; 65_535]);
         assert_eq!(wrap(&mut buf, v6, v6, 0), Err(WireError::NoRoom));
+    }
+
+    #[test]
+    fn prepared_headers_are_the_same() {
+        let (from, to): (SocketAddr, SocketAddr) = (
+            "192.0.2.1:4800".parse().unwrap(),
+            "198.51.100.7:4801".parse().unwrap(),
+        );
+        let headers = Headers::new(from, to).unwrap();
+        for (len, class) in [(0, 0), (1, 3), (64, 0xb9), (1400, 0), (9000, 0xff)] {
+            let (mut a, mut b) = (
+                HeapBuf::from_slice(&vec![7; len]),
+                HeapBuf::from_slice(&vec![7; len]),
+            );
+            wrap(&mut a, from, to, class).unwrap();
+            headers.put(&mut b, class).unwrap();
+            assert_eq!(a.bytes(), b.bytes());
+        }
+        let mut large = HeapBuf::from_slice(&[1; 65_535]);
+        assert_eq!(headers.put(&mut large, 0), Err(WireError::NoRoom));
+        let v6 = "[2001:db8::2]:1".parse().unwrap();
+        assert!(Headers::new(v6, v6).is_none() && Headers::new(from, v6).is_none());
     }
 }

@@ -14,8 +14,9 @@
 //! latter are used up, who has most waiting loses.
 
 use core::time::Duration;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use hashbrown::HashMap;
 use mef_packet::wire::ecn::Ecn;
 use mef_packet::{BitRate, Bytes, Instant};
 
@@ -216,7 +217,12 @@ pub struct FlowQueues<T> {
     /// The flow with most waiting, as far as arrivals tell.
     largest: u32,
     stats: QueueStats,
+    /// Memory of queues that ran empty.
+    spare: Vec<VecDeque<(Instant, T)>>,
 }
+
+/// So many empty queues keep their memory for the next ones.
+const MAX_SPARE: usize = 256;
 
 impl<T> Default for FlowQueues<T> {
     /// For a line of 100 Mbit/s with round trips of 100 ms.
@@ -227,6 +233,7 @@ impl<T> Default for FlowQueues<T> {
             bytes: 0,
             largest: 0,
             stats: QueueStats::default(),
+            spare: Vec::new(),
         }
     }
 }
@@ -295,18 +302,34 @@ impl<T: Queued> FlowQueues<T> {
         class: Class,
         packet: T,
     ) -> Result<(), T> {
-        let cost = packet.size() + PER_PACKET;
         if !self.admits(now, flow, packet.size()) {
             return Err(packet);
         }
+        self.push_admitted(now, flow, weight, class, packet)
+    }
+
+    /// As [`push`](Self::push), where [`admits`](Self::admits) was asked just now.
+    ///
+    /// # Errors
+    /// The packet, where it has not less than others that the memory is full of.
+    pub fn push_admitted(
+        &mut self,
+        now: Instant,
+        flow: u32,
+        weight: u32,
+        class: Class,
+        packet: T,
+    ) -> Result<(), T> {
+        let cost = packet.size() + PER_PACKET;
         while self.bytes + cost > self.limits.total_bytes {
             let own = self.queues.get(&flow).map_or(0, |q| q.bytes);
             if own >= self.largest_bytes() || !self.evict() {
                 return Err(packet);
             }
         }
+        let spare = &mut self.spare;
         let q = self.queues.entry(flow).or_insert_with(|| Queue {
-            packets: VecDeque::new(),
+            packets: spare.pop().unwrap_or_default(),
             bytes: 0,
             codel: CoDel::default(),
             weight,
@@ -316,7 +339,8 @@ impl<T: Queued> FlowQueues<T> {
         q.packets.push_back((now, packet));
         q.bytes += cost;
         self.bytes += cost;
-        if q.bytes > self.queues.get(&self.largest).map_or(0, |l| l.bytes) {
+        let own = q.bytes;
+        if flow != self.largest && own > self.queues.get(&self.largest).map_or(0, |l| l.bytes) {
             self.largest = flow;
         }
         Ok(())
@@ -345,9 +369,22 @@ impl<T: Queued> FlowQueues<T> {
         let dropped = q.pop(&mut self.bytes).is_some();
         self.stats.evicted += u64::from(dropped);
         if q.packets.is_empty() {
-            self.queues.remove(&flow);
+            self.remove(flow);
         }
         dropped
+    }
+
+    fn remove(&mut self, flow: u32) {
+        if let Some(q) = self.queues.remove(&flow) {
+            if self.spare.len() < MAX_SPARE {
+                self.spare.push(q.packets);
+            }
+        }
+    }
+
+    /// Whether packets of the flow wait.
+    pub fn has(&self, flow: u32) -> bool {
+        self.queues.contains_key(&flow)
     }
 
     /// How many packets of the flow wait, as far as 16 bits tell.
@@ -378,7 +415,7 @@ impl<T: Queued> FlowQueues<T> {
             break Some((packet, waited));
         };
         if q.packets.is_empty() {
-            self.queues.remove(&flow);
+            self.remove(flow);
         }
         found
     }

@@ -126,12 +126,16 @@ impl LineBudget {
     }
 
     fn charge_frames(&mut self, frames: u32, bytes: Bytes) {
-        let wire = i128::from(bytes.0) + i128::from(self.overhead) * i128::from(frames);
-        let cost = i64::try_from(wire.max(0) * i128::from(PER_BYTE)).unwrap_or(i64::MAX);
+        let wire = i64::try_from(bytes.0).unwrap_or(i64::MAX);
+        let wire = wire.saturating_add(i64::from(self.overhead) * i64::from(frames));
+        let cost = wire.max(0).saturating_mul(PER_BYTE);
         self.credit = self.credit.saturating_sub(cost);
     }
 
     fn refill(&mut self, now: Instant) {
+        if now <= self.at {
+            return;
+        }
         let earned = i128::from(self.rate.0) * now.since(self.at).as_nanos() as i128;
         self.at = self.at.max(now);
         let full = i128::from(self.credit) + earned;

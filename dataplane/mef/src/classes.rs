@@ -56,6 +56,9 @@ impl Allowance {
         }
     }
     fn refill(&mut self, now: Instant) {
+        if now <= self.at {
+            return;
+        }
         let earned = self.rate.bits_per_second() as f64 / 8.0 * now.since(self.at).as_secs_f64();
         self.at = self.at.max(now);
         self.credit = (self.credit + earned).min(self.cap);
@@ -129,6 +132,21 @@ impl<K: Copy + Eq + Hash> ClassScheduler<K> {
             // Beyond its share it goes only when nobody else waits: that is no debt.
             let cap = self.allowance.cap;
             self.allowance.credit = (self.allowance.credit - bytes.0 as f64).max(-cap);
+        } else {
+            self.between.charge(class, bytes);
+        }
+    }
+
+    /// Charges the last packet that the flow has.
+    pub fn charge_last(&mut self, class: Class, key: K, bytes: Bytes) {
+        if class == Class::Latency {
+            self.charge(class, key, bytes);
+            self.deactivate(class, key);
+            return;
+        }
+        self.flows_mut(class).charge_last(key, bytes);
+        if self.flows(class).is_empty() {
+            self.between.charge_last(class, bytes);
         } else {
             self.between.charge(class, bytes);
         }

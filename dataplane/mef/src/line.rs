@@ -73,6 +73,8 @@ pub struct Line<T = ()> {
     unfinished: Option<(Class, Turn)>,
     /// By link.
     limits: Vec<Option<Limit>>,
+    /// The links were asked for news and control at this time, and have no more.
+    asked: Option<Instant>,
 }
 
 impl<T: Queued> Line<T> {
@@ -86,6 +88,7 @@ impl<T: Queued> Line<T> {
             frame_overhead: ETHERNET,
             unfinished: None,
             limits: Vec::new(),
+            asked: None,
         }
     }
     /// Sets what the line carries beside each IP packet in the clear, bytes; an Ethernet header unless told otherwise.
@@ -112,6 +115,21 @@ impl<T: Queued> Line<T> {
         let turn = (PLAIN, SendKey::Datagram(flow.id));
         self.scheduler.activate(flow.class, turn, flow.weight);
         Ok(())
+    }
+
+    /// Whether the link in this place may send a packet at once: nobody waits for the line, so that it
+    /// takes nobody's turn.
+    pub fn is_free(&mut self, now: Instant, place: usize) -> bool {
+        let limit = self.limits.get_mut(place).and_then(Option::as_mut);
+        self.scheduler.is_empty()
+            && self.unfinished.is_none()
+            && self.budget.next_at(now) <= now
+            && limit.is_none_or(|l| l.parked.is_empty() && l.budget.next_at(now) <= now)
+    }
+
+    /// Charges what the link in this place sent because the line [was free](Self::is_free).
+    pub fn charge_link(&mut self, now: Instant, place: usize, bytes: u64) {
+        self.pay(now, place, bytes);
     }
 
     pub fn capacity(&self) -> BitRate {
@@ -165,7 +183,8 @@ impl<T: Queued> Line<T> {
         }
     }
 
-    /// What may leave now: a link's next packet, packed and appended to `out`, or one in the clear.
+    /// What may leave now: a link's next packet, packed and appended to `out`, or one in the clear. To be
+    /// asked until there is nothing: control goes first, and is looked for again after that.
     pub fn poll<E: LinkEnd>(
         &mut self,
         now: Instant,
@@ -173,18 +192,37 @@ impl<T: Queued> Line<T> {
         pool: &mut ChunkPool,
         out: &mut Vec<u8>,
     ) -> Option<Departure<T>> {
-        self.take_news(now, ends);
+        let next = self.next(now, ends, pool, out);
+        if next.is_none() {
+            self.asked = None;
+        }
+        next
+    }
+
+    fn next<E: LinkEnd>(
+        &mut self,
+        now: Instant,
+        ends: &mut [E],
+        pool: &mut ChunkPool,
+        out: &mut Vec<u8>,
+    ) -> Option<Departure<T>> {
+        if self.asked != Some(now) {
+            self.take_news(now, ends);
+        }
         if self.budget.next_at(now) > now {
             return None;
         }
-        for (i, end) in ends.iter_mut().enumerate() {
-            let Some(number) = end.next_number() else {
-                continue;
-            };
-            if let Some(packed) = end.link_mut().poll_control(now, number, out) {
-                self.pay(now, i, packed.line_bytes);
-                return Some(Departure::Link(i, packed));
+        if self.asked != Some(now) {
+            for (i, end) in ends.iter_mut().enumerate() {
+                let Some(number) = end.next_number() else {
+                    continue;
+                };
+                if let Some(packed) = end.link_mut().poll_control(now, number, out) {
+                    self.pay(now, i, packed.line_bytes);
+                    return Some(Departure::Link(i, packed));
+                }
             }
+            self.asked = Some(now);
         }
         if let Some((class, (i, key))) = self.unfinished.take() {
             if let Some(packed) = self.pack(now, class, i, key, ends, pool, out) {
@@ -234,8 +272,13 @@ impl<T: Queued> Line<T> {
             self.scheduler.deactivate(class, (link, key));
             return None;
         };
-        self.scheduler
-            .charge(class, (link, key), Bytes(packed.line_bytes));
+        let bytes = Bytes(packed.line_bytes);
+        let more = packed.more || ends.get(link).is_none_or(|e| e.link().has_more(key));
+        if more {
+            self.scheduler.charge(class, (link, key), bytes);
+        } else {
+            self.scheduler.charge_last(class, (link, key), bytes);
+        }
         self.pay(now, link, packed.line_bytes);
         if packed.more {
             self.unfinished = Some((class, (link, key)));

@@ -151,17 +151,40 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
         let Some(&slot) = self.index.get(&key) else {
             return;
         };
+        self.pay(slot, bytes);
+        let Slot {
+            is_active, place, ..
+        } = self.slots[slot];
+        self.sift_down(is_active, place);
+        if !is_active {
+            self.forget_past();
+        }
+    }
+
+    /// [`charge`](Self::charge) and [`deactivate`](Self::deactivate) in one: it was the flow's last packet.
+    pub fn charge_last(&mut self, key: K, bytes: Bytes) {
+        match self.index.get(&key) {
+            Some(&slot) if self.slots[slot].is_active => {
+                self.pay(slot, bytes);
+                self.heap_remove(slot);
+                self.heap_insert(slot, false);
+                self.after_leaving();
+            }
+            _ => self.charge(key, bytes),
+        }
+    }
+
+    /// Moves the flow's tag; its place in the heap is as before.
+    fn pay(&mut self, slot: usize, bytes: Bytes) {
         self.advance();
         self.arrivals += 1;
         let s = &mut self.slots[slot];
-        let cost = (u128::from(bytes.0) << SCALE) / u128::from(s.weight);
+        let cost = match bytes.0.checked_mul(1 << SCALE) {
+            Some(scaled) => Tag::from(scaled / u64::from(s.weight)),
+            None => (Tag::from(bytes.0) << SCALE) / Tag::from(s.weight),
+        };
         s.tag = s.tag.max(self.virtual_time) + cost;
         s.order = self.arrivals;
-        let (active, place) = (s.is_active, s.place);
-        self.sift_down(active, place);
-        if !active {
-            self.forget_past();
-        }
     }
 
     /// The flow has nothing to send. Its finish tag is kept until the virtual time has passed it.
@@ -266,6 +289,11 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
                 .max()
                 .unwrap_or(0);
             self.virtual_time = self.virtual_time.max(last);
+            // All of that is in the past.
+            self.idle.clear();
+            self.index.clear();
+            self.slots.clear();
+            self.free.clear();
         }
         self.forget_past();
     }

@@ -457,6 +457,8 @@ impl World {
                 panic!("{flows} flows did not end");
             }
         }
+        // A restart ends flows before their hosts hear of it.
+        self.hosts();
         for (side, e) in self.ends.iter().enumerate() {
             assert_eq!(e.pool.used_bytes(), 0, "side {side} keeps memory");
             assert!(e.apps.is_empty());

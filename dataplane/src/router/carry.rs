@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use mef_io::Port;
 use mef_packet::wire::{ip, ipv4, tcp};
-use mef_packet::{Buffer, Gso, Instant, Packet, PortId};
+use mef_packet::{Buffer, Gso, Instant, Meta, Packet, PortId};
 
+use super::direct::Onward;
 use super::ingress::Transit;
 use super::manner::Manner;
 use super::mss;
 use super::pipeline::{dropped, Step};
-use super::route::{tuple_of, Classified};
+use super::route::tuple_of;
 use super::Router;
 use crate::config::{PeerId, Treatment};
 use crate::drops::{DropReason, Stage};
@@ -34,12 +35,22 @@ impl<P: Port> Router<P> {
             Route::Via { port, next_hop } => (port, next_hop),
             Route::Peer(peer) => {
                 self.counters.at_link(peer.0);
-                if transit.fragment && transit.protocol == ipv4::PROTOCOL_TCP {
+                if let Some(flow) = self.direct_flow(transit, &packet) {
+                    packet = match self.send_directly(now, peer, flow.id, packet) {
+                        Ok(done) => return done,
+                        Err(packet) => packet,
+                    };
+                }
+                let from = if transit.fragment && transit.protocol == ipv4::PROTOCOL_TCP {
                     packet = self.join_fragments(now, packet, transit)?;
+                    match Transit::of(packet.buf.bytes()) {
+                        Ok(whole) => self.classify(packet, &whole),
+                        Err(e) => return dropped(Stage::Classify, e),
+                    }
                 } else {
                     Self::validate_transport(&mut packet, transit)?;
-                }
-                let from = self.classify(packet)?;
+                    self.classify(packet, transit)
+                };
                 self.icmp_for_flow(now, &from)?;
                 return match self.manner(now, peer, &from) {
                     Manner::Split => self.carry_split(now, peer, from),
@@ -57,7 +68,7 @@ impl<P: Port> Router<P> {
             self.send_ip(now, port, next_hop, packet);
             return Ok(());
         }
-        let from = self.classify(packet)?;
+        let from = self.classify(packet, transit);
         self.admit_plain(now, &from)?;
         self.forward(now, port, next_hop, from)
     }
@@ -92,80 +103,88 @@ impl<P: Port> Router<P> {
         })
     }
 
-    /// A datagram came over the link from `peer`.
+    /// A datagram came over the link from `peer`, among others or in parts.
     pub(super) fn deliver_datagram(
         &mut self,
         now: Instant,
         peer: PeerId,
-        mut bytes: Vec<u8>,
+        bytes: &mut [u8],
     ) -> Step<()> {
-        let (src, dst, ttl, icmp) = match ip::View::parse(&bytes) {
-            Ok(v) => (v.src(), v.dst(), v.ttl(), v.is_icmp()),
+        let Some(onward) = self.arrive(now, peer, bytes)? else {
+            return Ok(());
+        };
+        let Some(buf) = self.buffer_of(onward.port, bytes) else {
+            return Ok(());
+        };
+        let meta = Meta::default();
+        self.leave_link(now, onward, Packet { buf, meta })
+    }
+
+    /// A datagram came over the link from `peer`: may it, and where does it go, its time to live
+    /// counted down? `None` where it was for the router itself.
+    pub(super) fn arrive(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        bytes: &mut [u8],
+    ) -> Step<Option<Onward>> {
+        let (src, dst, ttl, icmp, tcp) = match ip::View::parse(bytes) {
+            Ok(v) => {
+                let tcp = v.protocol() == ipv4::PROTOCOL_TCP;
+                (v.src(), v.dst(), v.ttl(), v.is_icmp(), tcp)
+            }
             Err(e) => return dropped(Stage::Open, e),
         };
         if !self.fib.source_allowed(peer, src) {
             return dropped(Stage::Open, DropReason::SourceNotAllowed);
         }
         self.stats.datagrams_received += 1;
-        match self.fib.lookup(dst) {
+        let (port, next_hop) = match self.fib.lookup(dst) {
+            Some(Route::Connected { port }) => (port, dst),
+            Some(Route::Via { port, next_hop }) => (port, next_hop),
             Some(Route::Local(_)) => {
                 let mut out = Vec::new();
-                match self.icmp.echo_reply(now, &bytes, &mut out) {
+                return match self.icmp.echo_reply(now, bytes, &mut out) {
                     Ok(()) => {
                         self.send_own(now, &out);
-                        Ok(())
+                        Ok(None)
                     }
                     Err(reason) => dropped(Stage::Open, reason),
-                }
-            }
-            Some(Route::Connected { .. } | Route::Via { .. }) => {
-                if icmp && self.icmp_into_flow(now, &bytes) {
-                    return Ok(());
-                }
-                if ttl <= 1 {
-                    let port = self.local_port_of(dst);
-                    self.complain(now, port, &bytes, IcmpError::TimeExceeded);
-                    return dropped(Stage::Route, DropReason::TtlExpired);
-                }
-                if ip::decrement_ttl(&mut bytes).is_err() {
-                    return dropped(Stage::Route, DropReason::TtlExpired);
-                }
-                // The far router did this for its direction of the path, this is for the other.
-                if let Some(whole) = self.peer(peer).and_then(|p| p.link.whole_datagram()) {
-                    mss::clamp(&mut bytes, whole);
-                }
-                let Some(tuple) = tuple_of(&bytes) else {
-                    return dropped(Stage::Open, DropReason::Truncated);
                 };
-                self.arrived_whole(now, &tuple);
-                let Some((port, next_hop)) = self.next_hop(dst) else {
-                    return Ok(());
-                };
-                let Some(buf) = self.buffer_of(port, &bytes) else {
-                    return Ok(());
-                };
-                let treatment = self.config.treatment(&tuple);
-                // An error about it goes back the way it came, from the address on its destination's side.
-                let from = Classified {
-                    packet: Packet {
-                        buf,
-                        meta: Default::default(),
-                    },
-                    port,
-                    tuple,
-                    treatment,
-                };
-                self.forward(now, port, next_hop, from)
             }
             Some(Route::Peer(_) | Route::Broadcast(_)) => {
-                dropped(Stage::Route, DropReason::DestinationNotAllowed)
+                return dropped(Stage::Route, DropReason::DestinationNotAllowed)
             }
             None => {
                 let port = self.local_port_of(dst);
-                self.complain(now, port, &bytes, IcmpError::NetUnreachable);
-                dropped(Stage::Route, DropReason::NoRoute)
+                self.complain(now, port, bytes, IcmpError::NetUnreachable);
+                return dropped(Stage::Route, DropReason::NoRoute);
+            }
+        };
+        if icmp && self.icmp_into_flow(now, bytes) {
+            return Ok(None);
+        }
+        if ttl <= 1 {
+            self.complain(now, port, bytes, IcmpError::TimeExceeded);
+            return dropped(Stage::Route, DropReason::TtlExpired);
+        }
+        if ip::decrement_ttl(bytes).is_err() {
+            return dropped(Stage::Route, DropReason::TtlExpired);
+        }
+        if tcp {
+            // The far router did this for its direction of the path, this is for the other.
+            if let Some(whole) = self.peer(peer).and_then(|p| p.link.whole_datagram()) {
+                mss::clamp(bytes, whole);
+            }
+            if let Some(tuple) = tuple_of(bytes) {
+                self.arrived_whole(now, &tuple);
             }
         }
+        Ok(Some(Onward {
+            port,
+            next_hop,
+            tcp,
+        }))
     }
 
     /// The port on whose side `address` is, or the first.

@@ -6,8 +6,10 @@ use mef_io::Port;
 use mef_packet::wire::{checksum, ethernet, ip, ipv4, ipv6, tcp, udp, WireError};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
 
+use super::direct::Arrived;
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
+use crate::config::FlowTuple;
 use crate::drops::{DropReason, Stage};
 use crate::fib::is_martian;
 use crate::host_tcp;
@@ -21,6 +23,8 @@ pub(super) struct Transit {
     pub protocol: u8,
     pub ttl: u8,
     pub fragment: bool,
+    /// Where the ports stand, 0 where there are none.
+    pub ports_at: u16,
 }
 
 impl Transit {
@@ -31,7 +35,15 @@ impl Transit {
         protocol: 0,
         ttl: 0,
         fragment: false,
+        ports_at: 0,
     };
+
+    /// What is known of the IP packet that `bytes` begin with.
+    pub fn of(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut transit = Self::NONE;
+        transit.read(bytes)?;
+        Ok(transit)
+    }
 
     /// Reads the header of the IP packet that `bytes` begin with; its length. Written field by field
     /// to where it stays: to move it right after would wait for the stores.
@@ -42,13 +54,41 @@ impl Transit {
             (self.src, self.dst) = (v.src().into(), v.dst().into());
             (self.protocol, self.ttl) = (v.protocol(), v.hop_limit());
             self.fragment = v.is_fragment();
+            let first = v.fragment().is_none_or(|f| f.offset == 0);
+            self.find_ports(first, v.header_len(), v.payload().len());
             return Ok(v.total_len());
         }
         let v = ipv4::View::parse(bytes)?;
         (self.src, self.dst) = (v.src().into(), v.dst().into());
         (self.protocol, self.ttl) = (v.protocol(), v.ttl());
         self.fragment = v.is_fragment();
+        self.find_ports(v.fragment_offset() == 0, v.header_len(), v.payload().len());
         Ok(v.total_len().into())
+    }
+
+    #[inline]
+    fn find_ports(&mut self, first: bool, header: usize, payload: usize) {
+        let ported = matches!(self.protocol, ipv4::PROTOCOL_TCP | ipv4::PROTOCOL_UDP);
+        let there = ported && first && payload >= 4;
+        self.ports_at = if there {
+            u16::try_from(header).unwrap_or(0)
+        } else {
+            0
+        };
+    }
+
+    /// The flow of the packet.
+    pub fn tuple(&self, bytes: &[u8]) -> FlowTuple {
+        let at = usize::from(self.ports_at);
+        let ports = bytes.get(at..).and_then(|b| b.first_chunk::<4>());
+        let [a, b, c, d] = ports.filter(|_| at > 0).copied().unwrap_or([0; 4]);
+        FlowTuple {
+            source: self.src,
+            destination: self.dst,
+            protocol: self.protocol,
+            source_port: u16::from_be_bytes([a, b]),
+            port: u16::from_be_bytes([c, d]),
+        }
     }
 }
 
@@ -102,7 +142,10 @@ impl<P: Port> Router<P> {
             // Neighbours speak of and from addresses that the forwarding table does not know.
             if let Some(protocol) = self.between_neighbours(now, port, packet)? {
                 transit.protocol = protocol;
-                self.local(now, packet, transit)?;
+                if let Some(Arrived { peer, place }) = self.local(now, packet, transit)? {
+                    let bytes = packet.buf.bytes_mut().get_mut(place).unwrap_or(&mut []);
+                    self.deliver_datagram(now, peer, bytes)?;
+                }
                 return Err(Stop::Done);
             }
         }
@@ -177,13 +220,13 @@ impl<P: Port> Router<P> {
         }
     }
 
-    /// What is addressed to the router itself.
+    /// What is addressed to the router itself; a datagram in it that goes further, if there is one.
     pub(super) fn local(
         &mut self,
         now: Instant,
         packet: &mut Packet<P::Buf>,
         transit: &Transit,
-    ) -> Step<()> {
+    ) -> Step<Option<Arrived>> {
         Self::validate_transport(packet, transit)?;
         let (port, protocol) = (packet.meta.port, transit.protocol);
         if protocol == ipv4::PROTOCOL_UDP {
@@ -222,7 +265,7 @@ impl<P: Port> Router<P> {
             match self.icmp.echo_reply(now, packet.buf.bytes(), &mut out) {
                 Ok(()) => {
                     self.send_answer(now, port, &out);
-                    Ok(())
+                    Ok(None)
                 }
                 Err(reason) => dropped(Stage::Ingress, reason),
             }

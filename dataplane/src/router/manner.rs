@@ -115,8 +115,17 @@ impl<P: Port> Router<P> {
     ) -> Manner {
         let t = from.treatment;
         let tcp = from.tuple.protocol == ipv4::PROTOCOL_TCP;
+        if !tcp {
+            return match t.mode {
+                Mode::Plain => Manner::Plain,
+                _ if t.fallback == Fallback::Plain && !self.link_works(now, peer) => {
+                    Manner::Fallback
+                }
+                _ => Manner::Datagram,
+            };
+        }
         let key = from_host(&from.tuple);
-        if tcp && !self.manners.pinned.is_empty() {
+        if !self.manners.pinned.is_empty() {
             let syn = is_syn(from.packet.buf.bytes());
             match self.manners.pinned.get(now, &key, syn) {
                 Some(Whole::Datagram) => return Manner::Datagram,
@@ -128,16 +137,15 @@ impl<P: Port> Router<P> {
         if t.mode == Mode::Plain {
             return Manner::Plain;
         }
-        if t.fallback == Fallback::Plain && !self.link_works(now, peer) {
-            if !tcp {
-                return Manner::Fallback;
-            }
-            if self.flows.by_key(&key).is_none() && is_syn(from.packet.buf.bytes()) {
-                self.manners.pinned.pin(now, key, Whole::Plain);
-                return Manner::Fallback;
-            }
+        if t.fallback == Fallback::Plain
+            && !self.link_works(now, peer)
+            && self.flows.by_key(&key).is_none()
+            && is_syn(from.packet.buf.bytes())
+        {
+            self.manners.pinned.pin(now, key, Whole::Plain);
+            return Manner::Fallback;
         }
-        if !tcp || t.mode != Mode::Split {
+        if t.mode != Mode::Split {
             return Manner::Datagram;
         }
         if !self.must_stay_whole(&from.packet) {

@@ -10,6 +10,7 @@ mod admission;
 mod carry;
 mod crossing;
 mod datagram;
+mod direct;
 mod drain;
 mod fragments;
 mod host_memory;
@@ -79,6 +80,8 @@ struct PortState<P: Port> {
     /// Bytes in these.
     waiting: usize,
     line: Option<usize>,
+    /// Takes super-frames, so that what waits for it together leaves together.
+    super_frames: bool,
 }
 
 struct LineState<P: Port> {
@@ -130,7 +133,9 @@ pub struct Router<P: Port> {
     plain_fib: Fib,
     manners: manner::Manners,
     /// Keys the numbers of datagram flows.
-    flow_secret: [u8; 32],
+    flow_numbers: datagram::FlowNumbers,
+    /// How the peers' packets leave, by peer.
+    ways: Vec<Option<direct::Way>>,
     /// ECN bits of the link packet, or super-frame of them, that is being opened.
     outer: Ecn,
     neighbours: Neighbours<Packet<P::Buf>>,
@@ -226,6 +231,7 @@ impl<P: Port> Router<P> {
                 out: Vec::new(),
                 waiting: 0,
                 line,
+                super_frames: caps.udp_gso,
             });
         }
         let own = config.private_key.public();
@@ -301,7 +307,8 @@ impl<P: Port> Router<P> {
             fib,
             plain_fib,
             manners: manner::Manners::default(),
-            flow_secret,
+            flow_numbers: datagram::FlowNumbers::new(flow_secret),
+            ways: Vec::new(),
             outer: Ecn::NotEct,
             neighbours: Neighbours::new(interfaces),
             icmp: Icmp::default(),

@@ -9,6 +9,7 @@ use mef_packet::{Buffer, Gso, Instant, Packet};
 use mef_protocol::link::PacketError;
 use mef_protocol::recv_stream::StreamError;
 
+use super::direct::Arrived;
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
 use crate::drops::{DropReason, Stage};
@@ -23,7 +24,7 @@ impl<P: Port> Router<P> {
         from: SocketAddr,
         packet: &mut Packet<P::Buf>,
         at: usize,
-    ) -> Step<()> {
+    ) -> Step<Option<Arrived>> {
         self.outer = Ecn::of(packet.buf.bytes());
         let gso = packet.meta.gso == Gso::Udp && packet.meta.gso_size > 0;
         let Some(payload) = packet.buf.bytes_mut().get_mut(at..) else {
@@ -34,33 +35,47 @@ impl<P: Port> Router<P> {
         } else {
             payload.len().max(1)
         };
+        if payload.len() <= size {
+            let arrived = self.open_one(now, line, from, payload, true)?;
+            return Ok(arrived.map(|a| Arrived {
+                place: a.place.start + at..a.place.end + at,
+                ..a
+            }));
+        }
         for datagram in payload.chunks_mut(size) {
-            if let Err(Stop::Drop(stage, reason)) = self.open_one(now, line, from, datagram) {
+            let step = self.open_one(now, line, from, datagram, false);
+            if let Err(Stop::Drop(stage, reason)) = step {
                 self.counters.count(stage, reason);
             }
         }
-        Ok(())
+        Ok(None)
     }
 
+    /// One packet of a link. Where it is the only one of its buffer, what is a datagram may be taken
+    /// from where it lies.
     fn open_one(
         &mut self,
         now: Instant,
         line: usize,
         from: SocketAddr,
         datagram: &mut [u8],
-    ) -> Step<()> {
+        only: bool,
+    ) -> Step<Option<Arrived>> {
         let header = match Header::parse(datagram) {
             Ok(h) => h,
             Err(e) => return dropped(Stage::Open, mef_crypto::OpenError::from(e)),
         };
-        match header.kind {
-            PacketType::Transport => self.open_transport(now, line, from, header, datagram),
+        let done = match header.kind {
+            PacketType::Transport => {
+                return self.open_transport(now, line, from, header, datagram, only)
+            }
             PacketType::Initiation => self.open_initiation(now, line, from, datagram),
             PacketType::Response | PacketType::CookieReply => {
                 self.open_answer(now, line, from, header, datagram)
             }
             PacketType::NoSession => self.open_hint(now, line, header),
-        }
+        };
+        done.map(|()| None)
     }
 
     fn open_transport(
@@ -70,16 +85,18 @@ impl<P: Port> Router<P> {
         from: SocketAddr,
         header: Header,
         datagram: &mut [u8],
-    ) -> Step<()> {
+        only: bool,
+    ) -> Step<Option<Arrived>> {
         let Some(l) = self.lines.get_mut(line) else {
-            return Ok(());
+            return Ok(None);
         };
         let found = l
             .peers
             .iter_mut()
             .find_map(|p| p.slot(header.receiver_index).map(|s| (p, s)));
         let Some((peer, slot)) = found else {
-            return self.unknown_session(now, line, from, header, datagram.len());
+            let refused = self.unknown_session(now, line, from, header, datagram.len());
+            return refused.map(|()| None);
         };
         let entropy = &mut self.seed.entropy;
         let token = || {
@@ -92,7 +109,20 @@ impl<P: Port> Router<P> {
             Ok(o) => o,
             Err(e) => return dropped(Stage::Open, e),
         };
-        let inner = datagram.get(range).unwrap_or(&[]);
+        let at = range.start;
+        let inner = datagram.get_mut(range).unwrap_or(&mut []);
+        if only {
+            let outer = self.outer;
+            let place = peer
+                .link
+                .take_directly(now, number, line_bytes, outer, inner);
+            if let Some(place) = place {
+                return Ok(Some(Arrived {
+                    peer: peer.id,
+                    place: place.start + at..place.end + at,
+                }));
+            }
+        }
         match peer.link.handle_marked_packet(
             now,
             &mut self.pool,
@@ -101,7 +131,7 @@ impl<P: Port> Router<P> {
             self.outer,
             inner,
         ) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(None),
             Err(e) => dropped(Stage::Open, reason(e)),
         }
     }

@@ -105,11 +105,13 @@ impl<P: Port> Router<P> {
         route: &Option<Route>,
     ) -> Step<()> {
         match route {
-            Some(Route::Local(_)) => {
-                let done = self.local(now, &mut packet, transit);
-                self.recycle(packet.meta.port, packet.buf);
-                done
-            }
+            Some(Route::Local(_)) => match self.local(now, &mut packet, transit) {
+                Ok(Some(arrived)) => self.deliver_directly(now, packet, arrived),
+                done => {
+                    self.recycle(packet.meta.port, packet.buf);
+                    done.map(|_| ())
+                }
+            },
             Some(Route::Broadcast(_)) => dropped(Stage::Ingress, DropReason::MartianDestination),
             found => {
                 let route = self.route(now, &mut packet, transit, found.as_ref())?;

@@ -72,15 +72,13 @@ impl<P: Port> Router<P> {
     }
 
     /// The flow of a packet and what policy gives it.
-    pub(super) fn classify(&self, packet: Packet<P::Buf>) -> Step<Classified<P::Buf>> {
-        let Some(tuple) = tuple_of(packet.buf.bytes()) else {
-            return dropped(Stage::Classify, DropReason::Truncated);
-        };
-        Ok(Classified {
+    pub(super) fn classify(&self, packet: Packet<P::Buf>, transit: &Transit) -> Classified<P::Buf> {
+        let tuple = transit.tuple(packet.buf.bytes());
+        Classified {
             port: packet.meta.port,
             treatment: self.config.treatment(&tuple),
             tuple,
             packet,
-        })
+        }
     }
 }

@@ -232,11 +232,14 @@ impl<P: Port> Router<P> {
                             self.mark(index);
                         }
                     }
-                    Event::Datagram(bytes) => {
+                    Event::Datagram(mut bytes) => {
                         if let Err(Stop::Drop(stage, reason)) =
-                            self.deliver_datagram(now, id, bytes)
+                            self.deliver_datagram(now, id, &mut bytes)
                         {
                             self.counters.count(stage, reason);
+                        }
+                        if let Some(p) = self.peer_mut(id) {
+                            p.link.recycle(bytes);
                         }
                     }
                     Event::PeerRestarted { flows } => {

@@ -231,7 +231,8 @@ impl Port for DpdkPort {
             mac: self.device.mac,
             // By the device or by the port itself.
             tcp_gso: true,
-            udp_gso: true,
+            // To cut what was only just put together would be work for nothing.
+            udp_gso: self.device.offloads.udp_segmentation,
             tx_checksum: true,
         }
     }

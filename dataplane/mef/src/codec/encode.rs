@@ -4,7 +4,23 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::classes::Class;
 
-use super::{kind, Frame, Received, BASE_MASK, DATA_OVERHEAD, FRAME_HEADER, INNER_HEADER};
+use super::{
+    kind, Frame, Received, BASE_MASK, DATAGRAM_OVERHEAD, DATA_OVERHEAD, FRAME_HEADER, INNER_HEADER,
+};
+
+/// Inner header of a packet with one DGRAM frame, and all of that frame in front of its datagram of
+/// `len` bytes; `None` for one that is too long.
+pub fn datagram_front(
+    flags: u16,
+    flow: u32,
+    len: usize,
+) -> Option<[u8; INNER_HEADER + DATAGRAM_OVERHEAD]> {
+    let body = u16::try_from(len + DATAGRAM_OVERHEAD - FRAME_HEADER).ok()?;
+    let ([a, b], [high, low]) = (flags.to_be_bytes(), body.to_be_bytes());
+    let [w, x, y, z] = flow.to_be_bytes();
+    let kind = kind::DGRAM;
+    Some([0, 0, 0, 0, a, b, 64, 1, kind, high, low, w, x, y, z])
+}
 
 /// Builds the inner part of one packet in a caller's buffer.
 #[derive(Debug)]

@@ -27,6 +27,8 @@ const HOSTS_RTT: Duration = Duration::from_millis(50);
 /// A flow whose datagrams leave at most this far apart may leave a rest for its next turn: far less
 /// than receivers wait for it.
 const SOON: Duration = Duration::from_millis(20);
+/// Datagrams whose memory is kept for the next ones.
+const MAX_BUFFERS: usize = 256;
 /// Bytes of a datagram for which it is worth beginning it in a packet that has others.
 const LEAST_PART: usize = 128;
 
@@ -134,12 +136,50 @@ impl Link {
         packet: Vec<u8>,
     ) -> Result<(), DatagramError> {
         self.admits_datagram(now, flow.id, packet.len())?;
+        self.send_admitted(now, flow, packet)
+    }
+
+    /// As [`send_datagram`](Self::send_datagram), where [`admits_datagram`](Self::admits_datagram) was asked just now.
+    ///
+    /// # Errors
+    /// `QueueFull` where other flows have less in a memory that is full.
+    pub fn send_admitted(
+        &mut self,
+        now: Instant,
+        flow: DatagramFlow,
+        packet: Vec<u8>,
+    ) -> Result<(), DatagramError> {
         self.datagrams
-            .push(now, flow.id, flow.weight, flow.class, packet)
+            .push_admitted(now, flow.id, flow.weight, flow.class, packet)
             .map_err(|_| DatagramError::QueueFull)?;
         self.activated
             .push((SendKey::Datagram(flow.id), flow.weight));
         Ok(())
+    }
+
+    /// Whether it is worth asking `key` for another packet.
+    pub fn has_more(&self, key: SendKey) -> bool {
+        match key {
+            SendKey::Stream(_) => true,
+            SendKey::Datagram(flow) => {
+                self.datagrams.has(flow)
+                    || self.half.is_some()
+                    || (!self.rests.is_empty() && self.rests.contains_key(&flow))
+            }
+        }
+    }
+
+    /// An empty buffer for a datagram, with the memory of an earlier one where there is one.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    /// Takes the memory of a datagram back.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < MAX_BUFFERS {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
     }
 
     /// What the flow sends next: the rest of what it sent last, or its next datagram.
@@ -147,8 +187,10 @@ impl Link {
         if let Some(half) = self.half.take_if(|h| h.flow == flow) {
             return Some(half);
         }
-        if let Some(rest) = self.rests.remove(&flow) {
-            return Some(rest);
+        if !self.rests.is_empty() {
+            if let Some(rest) = self.rests.remove(&flow) {
+                return Some(rest);
+            }
         }
         let (packet, waited) = self.datagrams.pop(now, flow)?;
         Some(Outgoing {
@@ -250,6 +292,8 @@ impl Link {
                 }
             }
             first.get_or_insert((next.traffic_class, next.waited));
+            let (Piece::Whole(sent) | Piece::Half { bytes: sent, .. }) = next.piece;
+            self.recycle(sent);
         }
         first
     }

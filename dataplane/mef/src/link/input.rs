@@ -109,19 +109,7 @@ impl Link {
             // Credit is what answers a lack of memory; it says nothing of what the line carries.
             Err(PacketError::Stream(StreamError::NoMemory)) => Err(StreamError::NoMemory.into()),
             Ok(flags) => {
-                let elicits = flags & FLAG_ELICITS_ACK != 0;
-                self.received.on_packet(
-                    now,
-                    number,
-                    line_bytes,
-                    elicits,
-                    flags & FLAG_ACK_NOW != 0,
-                );
-                if flags & FLAG_KEEP_REPORTING != 0 {
-                    self.received.keep_reporting(now + REPORTING);
-                }
-                self.stats.packets_received += 1;
-                self.stats.bytes_received += line_bytes;
+                self.note_received(now, number, line_bytes, flags);
                 Ok(())
             }
             Err(e) => {
@@ -129,6 +117,18 @@ impl Link {
                 Err(e)
             }
         }
+    }
+
+    pub(super) fn note_received(&mut self, now: Instant, number: u64, line_bytes: u64, flags: u16) {
+        let elicits = flags & FLAG_ELICITS_ACK != 0;
+        let at_once = flags & FLAG_ACK_NOW != 0;
+        self.received
+            .on_packet(now, number, line_bytes, elicits, at_once);
+        if flags & FLAG_KEEP_REPORTING != 0 {
+            self.received.keep_reporting(now + REPORTING);
+        }
+        self.stats.packets_received += 1;
+        self.stats.bytes_received += line_bytes;
     }
 
     fn take_frames(
@@ -323,7 +323,11 @@ impl Link {
             Frame::Ack(ack) => self.on_ack(now, pool, &ack)?,
             Frame::Hello(hello) => self.on_hello(now, pool, hello),
             Frame::Ping { floor } => self.received.set_floor(floor),
-            Frame::Datagram { packet, .. } => self.arrive(packet.to_vec(), self.outer),
+            Frame::Datagram { packet, .. } => {
+                let mut datagram = self.buffer();
+                datagram.extend_from_slice(packet);
+                self.arrive(datagram, self.outer);
+            }
             Frame::PathChallenge { token } => self.on_challenge(token),
             Frame::PathResponse { token } => self.events.push_back(Event::PathResponse(token)),
             Frame::Fragment {

@@ -27,6 +27,7 @@ mod auto;
 mod control;
 mod credit;
 mod datagram;
+mod direct;
 mod heard;
 mod input;
 mod output;
@@ -58,6 +59,7 @@ use control::ControlQueue;
 
 pub use datagram::{DatagramFlow, DatagramStats, MAX_DATAGRAM};
 use datagram::{Outgoing, Reassembly};
+pub use direct::FRONT;
 
 /// What a link is told when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -277,6 +279,8 @@ pub struct Link {
     control: ControlQueue,
     events: VecDeque<Event>,
     activated: Vec<(SendKey, u32)>,
+    /// Memory of datagrams that are on their way.
+    buffers: Vec<Vec<u8>>,
     datagrams: FlowQueues<Vec<u8>>,
     /// The second half of the datagram that was sent last.
     half: Option<Outgoing>,
@@ -356,6 +360,7 @@ impl Link {
             control: ControlQueue::default(),
             events: VecDeque::new(),
             activated: Vec::new(),
+            buffers: Vec::new(),
             datagrams: FlowQueues::default(),
             half: None,
             rests: HashMap::new(),
