@@ -251,8 +251,21 @@ mod tests {
 
     #[test]
     fn flows_have_numbers_of_their_own() {
-        let numbers = FlowNumbers::new([7; 32].map(|b: u8| b.wrapping_mul(91)));
-        let other = FlowNumbers::new([9; 32].map(|b: u8| b.wrapping_mul(57)));
+        // As of a random source: no word like another.
+        let key = |seed: u64| {
+            let mut key = [0; 32];
+            for (i, word) in (1..).zip(key.chunks_exact_mut(8)) {
+                let x = (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                word.copy_from_slice(
+                    &(x ^ x >> 29)
+                        .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+                        .to_be_bytes(),
+                );
+            }
+            key
+        };
+        let numbers = FlowNumbers::new(key(7));
+        let other = FlowNumbers::new(key(9));
         let tuple = |v6: bool, n: u32| FlowTuple {
             source: if v6 {
                 Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(n >> 8)).into()
