@@ -4,6 +4,8 @@
 //! and never waits for a reader: connections are served one after the other by a
 //! thread of their own, none for longer than [`SERVE`].
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -89,6 +91,8 @@ pub enum ControlError {
         source: io::Error,
     },
 }
+
+pub use standing::Standing;
 
 /// The thread behind the control socket; dropping it ends the thread and removes the socket.
 #[derive(Debug)]

@@ -9,12 +9,13 @@ use std::time::Duration;
 use mef_io::{os, Port};
 
 use crate::config::{self, Config, ConfigError};
-use crate::control::{ControlError, ControlServer};
+use crate::control::{ControlError, Standing};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::persist::Keeper;
 use crate::ports::{self, Backoff, Ports};
 use crate::report::{mailbox, Mailbox};
 use crate::router::{Router, RouterError, Seed};
+use crate::troubles::Troubles;
 
 /// Why the router does not run.
 #[derive(Debug, thiserror::Error)]
@@ -88,17 +89,18 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
     // Before this thread gets its priority, which theirs would inherit.
     let (asker, mailbox) = mailbox().map_err(DaemonError::Mailbox)?;
     let control = config.control.as_deref();
+    let troubles = Troubles::default();
     let _control = control
-        .map(|path| ControlServer::start(path, asker.clone()))
+        .map(|path| Standing::start(path, asker.clone(), &troubles))
         .transpose()?;
     let metrics = config.metrics;
     let _metrics = metrics
         .map(|address| MetricsServer::start(address, &asker))
         .transpose()?;
     match ports {
-        Ports::AfPacket(ports) => serve(config, ports, &stop, mailbox),
+        Ports::AfPacket(ports) => serve(config, ports, &stop, mailbox, &troubles),
         #[cfg(feature = "dpdk")]
-        Ports::Dpdk(ports) => serve(config, ports, &stop, mailbox),
+        Ports::Dpdk(ports) => serve(config, ports, &stop, mailbox, &troubles),
     }
 }
 
@@ -107,6 +109,7 @@ fn serve<P: Port>(
     ports: Vec<P>,
     stop: &AtomicBool,
     mut mailbox: Mailbox,
+    troubles: &Troubles,
 ) -> Result<(), DaemonError> {
     // Once here, so that a machine without randomness is told before anything starts.
     let boot_id = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
@@ -125,7 +128,7 @@ fn serve<P: Port>(
     }
     mef_protocol::repair::warm_up();
     let (mut keeper, initiation_base) =
-        Keeper::start(config.state.as_deref(), os::realtime_nanos());
+        Keeper::start(config.state.as_deref(), os::realtime_nanos(), troubles);
     let seed = Seed {
         entropy,
         boot_id,
@@ -138,6 +141,7 @@ fn serve<P: Port>(
     let drain = config.drain;
     let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
     router.accepted_before(keeper.stored());
+    router.tell_troubles(troubles.clone());
     let mut fds = router.poll_fds();
     let question = fds.len();
     // With too many ports to wait for questions as well, they are looked for at every turn.

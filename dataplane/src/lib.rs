@@ -29,3 +29,4 @@ pub mod report;
 pub mod router;
 pub mod show;
 pub mod stats;
+pub mod troubles;

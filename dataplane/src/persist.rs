@@ -17,17 +17,23 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mef_crypto::PublicKey;
+
+use crate::troubles::Troubles;
 
 const FILE: &str = "counters";
 const HEAD: &str = "mef-state 1";
 /// How far ahead of the counter in use the stored one is kept, nanoseconds as the counter: it
 /// need not be written more often than this.
 const AHEAD: u64 = Duration::from_secs(600).as_nanos() as u64;
+/// What could not be written is tried again after as long.
+const RETRY: Duration = Duration::from_secs(2);
+/// Its name among the troubles.
+const TROUBLE: &str = "state";
 /// More than 1024 peers need.
 const MAX_LEN: u64 = 1 << 20;
 
@@ -111,7 +117,7 @@ impl Keeper {
     /// Reads what there is in `folder`, if one is configured, and starts the thread that writes.
     /// Returns the value that this start's counter begins at, too: at least `clock`, and above all
     /// that was used before.
-    pub fn start(folder: Option<&Path>, clock: u64) -> (Self, u64) {
+    pub fn start(folder: Option<&Path>, clock: u64, troubles: &Troubles) -> (Self, u64) {
         let Some(folder) = folder else {
             let none = Self {
                 stored: Counters::default(),
@@ -134,10 +140,10 @@ impl Keeper {
             );
         }
         let (sender, receiver) = mpsc::channel();
-        let path = folder.to_owned();
+        let (path, troubles) = (folder.to_owned(), troubles.clone());
         let thread = std::thread::Builder::new()
             .name("mef-state".into())
-            .spawn(move || writer(&path, &receiver))
+            .spawn(move || writer(&path, &receiver, &troubles))
             .ok();
         let mut keeper = Self {
             stored,
@@ -184,26 +190,37 @@ impl Drop for Keeper {
     }
 }
 
-fn writer(folder: &Path, receiver: &Receiver<Counters>) {
-    let mut failed = false;
-    while let Ok(mut counters) = receiver.recv() {
+fn writer(folder: &Path, receiver: &Receiver<Counters>, troubles: &Troubles) {
+    let mut unwritten: Option<Counters> = None;
+    loop {
+        let next = match &unwritten {
+            None => receiver.recv().ok(),
+            Some(waits) => match receiver.recv_timeout(RETRY) {
+                Ok(newer) => Some(newer),
+                Err(RecvTimeoutError::Timeout) => Some(waits.clone()),
+                Err(RecvTimeoutError::Disconnected) => None,
+            },
+        };
+        let Some(mut counters) = next else { return };
         while let Ok(newer) = receiver.try_recv() {
             counters = newer;
         }
         match write(folder, &counters) {
-            Ok(()) if failed => {
-                failed = false;
-                tracing::info!(folder = %folder.display(), "counters of handshakes are kept again");
+            Ok(()) => {
+                unwritten = None;
+                if troubles.end(TROUBLE) {
+                    tracing::info!(folder = %folder.display(), "counters of handshakes are kept again");
+                }
             }
-            Ok(()) => {}
             Err(e) => {
-                if !failed {
+                unwritten = Some(counters);
+                let folder = folder.display();
+                if troubles.begin(TROUBLE, format!("state in {folder} not kept: {e}")) {
                     tracing::warn!(
-                        folder = %folder.display(),
+                        %folder,
                         "counters of handshakes not kept ({e}): all goes on, but a clock that is set back before the next start locks this router out"
                     );
                 }
-                failed = true;
             }
         }
     }
@@ -220,23 +237,23 @@ mod tests {
     #[test]
     fn a_start_begins_above_all_that_was_used() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, base) = Keeper::start(Some(dir.path()), 1_000);
+        let (mut keeper, base) = Keeper::start(Some(dir.path()), 1_000, &Troubles::default());
         assert_eq!(base, 1_000);
         keeper.used(base + 5, peer(7));
         drop(keeper);
         // The clock was set back.
-        let (keeper, again) = Keeper::start(Some(dir.path()), 10);
+        let (keeper, again) = Keeper::start(Some(dir.path()), 10, &Troubles::default());
         assert!(again > base + 5, "{again}");
         assert_eq!(keeper.stored().peers, peer(7));
         drop(keeper);
-        let (_, forward) = Keeper::start(Some(dir.path()), again + (1 << 60));
+        let (_, forward) = Keeper::start(Some(dir.path()), again + (1 << 60), &Troubles::default());
         assert_eq!(forward, again + (1 << 60));
     }
 
     #[test]
     fn what_is_used_stays_below_what_is_stored() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut keeper, base) = Keeper::start(Some(dir.path()), 1_000);
+        let (mut keeper, base) = Keeper::start(Some(dir.path()), 1_000, &Troubles::default());
         for step in 0..10_000 {
             let own = base + step * 1_000_000_000;
             keeper.used(own, BTreeMap::new());
@@ -249,11 +266,11 @@ mod tests {
 
     #[test]
     fn nothing_stops_without_a_folder_or_with_a_bad_file() {
-        let (mut keeper, base) = Keeper::start(None, 77);
+        let (mut keeper, base) = Keeper::start(None, 77, &Troubles::default());
         keeper.used(80, peer(1));
         assert_eq!(base, 77);
         let gone = Path::new("/nonexistent/folder");
-        let (mut keeper, base) = Keeper::start(Some(gone), 77);
+        let (mut keeper, base) = Keeper::start(Some(gone), 77, &Troubles::default());
         keeper.used(80, peer(1));
         assert_eq!(base, 77);
         let dir = tempfile::tempdir().unwrap();
@@ -265,7 +282,10 @@ mod tests {
         ] {
             fs::write(dir.path().join(FILE), text).unwrap();
             assert!(read(dir.path()).is_err(), "{text:?}");
-            assert_eq!(Keeper::start(Some(dir.path()), 5).1, 5);
+            assert_eq!(
+                Keeper::start(Some(dir.path()), 5, &Troubles::default()).1,
+                5
+            );
         }
         fs::write(dir.path().join(FILE), vec![b'x'; 2 << 20]).unwrap();
         assert!(read(dir.path()).is_err());

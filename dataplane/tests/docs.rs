@@ -1,6 +1,6 @@
 //! What the documentation shows and names is what the router takes and counts.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
 
@@ -93,4 +93,52 @@ fn every_metric_is_explained() {
         missing.is_empty(),
         "docs/monitoring/README.md lacks {missing:?}"
     );
+}
+
+/// The text of all Rust files under a folder of the workspace.
+fn sources(folder: &str, text: &mut String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(folder);
+    for entry in std::fs::read_dir(path).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        let inside = format!("{folder}/{name}");
+        if entry.path().is_dir() {
+            sources(&inside, text);
+        } else if name.ends_with(".rs") {
+            text.push_str(&read(&inside));
+        }
+    }
+}
+
+#[test]
+fn every_corner_has_a_document_and_tests_that_there_are() {
+    let text = read("docs/protocol.md");
+    let corners = text.split("\n## Corners\n").nth(1).unwrap();
+    let corners = corners.split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> = corners
+        .lines()
+        .filter(|l| l.starts_with("| "))
+        .skip(2)
+        .map(|l| l.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    assert!(rows.len() >= 16, "{}", rows.len());
+    let mut all = String::new();
+    for folder in ["dataplane/tests", "dataplane/src", "tests/real_kernels"] {
+        sources(folder, &mut all);
+    }
+    for row in rows {
+        let [corner, what, document, tests] = row[..] else {
+            panic!("{row:?} has not four columns");
+        };
+        assert!(!what.is_empty() && document.starts_with("RFC "), "{corner}");
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{corner} has no test");
+        for name in names {
+            let is_test = all
+                .split("#[test]\n")
+                .any(|t| t.trim_start().starts_with(&format!("fn {name}(")));
+            assert!(is_test, "{corner}: there is no test {name}");
+        }
+    }
 }

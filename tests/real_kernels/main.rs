@@ -9,13 +9,16 @@
 mod bad_input;
 mod byte_exact;
 mod connections;
+mod corners;
 mod dpdk;
+mod failures;
 mod ipv6;
 mod lab;
 mod many;
 mod memory;
 mod operate;
 mod programs;
+mod pulse;
 mod quic;
 mod random_packets;
 mod shares;

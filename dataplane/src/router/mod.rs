@@ -53,6 +53,7 @@ use crate::peer::Peer;
 use crate::rate::RateLimit;
 use crate::reassembly::Reassembly;
 use crate::stats::Histogram;
+use crate::troubles::Troubles;
 
 use drain::Drain;
 pub use host_memory::HostShare;
@@ -166,6 +167,8 @@ pub struct Router<P: Port> {
     scratch: Vec<u8>,
     inner: Vec<u8>,
     stats: Tallies,
+    /// Of threads beside this one.
+    troubles: Troubles,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -324,6 +327,7 @@ impl<P: Port> Router<P> {
             scratch: Vec::new(),
             inner: Vec::new(),
             stats: Tallies::default(),
+            troubles: Troubles::default(),
         };
         for i in 0..router.ports.len() {
             router
@@ -331,6 +335,11 @@ impl<P: Port> Router<P> {
                 .announce(now, PortId(u16::try_from(i).unwrap_or(u16::MAX)));
         }
         Ok(router)
+    }
+
+    /// Tells these among its alarms.
+    pub fn tell_troubles(&mut self, troubles: Troubles) {
+        self.troubles = troubles;
     }
 
     /// Takes what has arrived, lets time pass, and sends what may leave. Returns

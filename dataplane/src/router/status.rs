@@ -13,7 +13,7 @@ impl<P: Port> Router<P> {
     /// The state of the router at `now`; `cpu` is what its process has used.
     pub fn snapshot(&self, now: Instant, cpu: Duration) -> Snapshot {
         let mut links = Vec::new();
-        let mut alarms = Vec::new();
+        let mut alarms = self.troubles.texts();
         let mut counters = std::collections::BTreeMap::new();
         let mut add = |name: &str, n: u64| *counters.entry(name.to_owned()).or_insert(0) += n;
         for p in self.lines.iter().flat_map(|l| &l.peers) {
