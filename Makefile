@@ -67,7 +67,7 @@ demo: build ## Show what the routers do: three lines, CUBIC, BBR and MEF (under 
 	@$(MEF) lab report $(DEMO:%=$(OUT)/demo/%.json) --report $(OUT)/demo
 	@echo 'Open the report in a browser: it shows goodput over time, the queue, and how long each transfer took.'
 
-test: root test-deps lint unit-tests system-tests gate ## Run every test (under 25 minutes on two cores)
+test: root test-deps lint unit-tests counts system-tests gate ## Run every test (under 25 minutes on two cores)
 	$(STEP) 'All tests passed'
 
 lint: rust ## Formatting, and clippy without a warning
