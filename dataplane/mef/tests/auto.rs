@@ -183,7 +183,9 @@ fn recorded_lines_are_used_as_bbr_uses_them_at_a_third_of_its_queue() {
             assert!(o.p95 <= queue, "{name} at {loss}: {} ms", o.p95);
             let o = run(&s, Params::of(Target::Latency));
             let got = o.used * PAYLOAD;
-            assert!(got >= 0.82, "{name} at {loss}: {got:.3}");
+            // The watch for others takes a random loss for a sign of them now and then.
+            let least = if loss > 0.0 { 0.82 } else { 0.83 };
+            assert!(got >= least, "{name} at {loss}: {got:.3}");
             assert!(o.p95 <= latency, "{name} at {loss}: {} ms", o.p95);
         }
     }
