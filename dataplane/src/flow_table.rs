@@ -36,6 +36,8 @@ pub struct SplitFlow {
     pub dscp: u8,
     /// We opened to the host, and have told the link that it answered.
     pub accepted: bool,
+    /// Its opening counts among those that are not completed.
+    pub counted: bool,
     /// The far host's half has been closed towards the host.
     pub host_closed: bool,
     /// The host's half has been closed towards the link.

@@ -1,13 +1,16 @@
 //! Connections that hosts have asked for and that are not open yet. A SYN costs
 //! its sender nothing, so it may cost the router, the link and the far site only
-//! little (RFC 4987): what the link carries of openings has a rate, and SYNs
-//! beyond it wait here as small records, in a fair order of their sources.
+//! little (RFC 4987): openings that were not completed by both hosts have a rate,
+//! and SYNs beyond it wait here as small records, in a fair order of their sources.
+//! An opening that is completed counts no longer, and shows that its source is
+//! there: half of the turns are for such sources, however many others ask.
 //!
 //! ```text
 //!  SYN ─▶ nothing waits and the rate allows ─────────────────────▶ open: SETUP
 //!         else: waits, one record a connection, by source address
 //!                 └─ each source in turn, oldest first, as the rate allows ─▶ open
 //!                 └─ WAIT later, or oldest of too many: forgotten, its host asks again
+//!  open, completed ─▶ the rate has its share of this one back
 //!  open, not answered ─▶ oldest of too many: closed, its host asks again
 //! ```
 
@@ -22,15 +25,20 @@ use crate::config::PeerId;
 use crate::flow_table::FlowKey;
 use crate::rate::RateLimit;
 
-/// What a connection's opening costs the link, bytes: SETUP twice, and its end twice.
+/// What a connection's opening that fails costs the link, bytes of the line: SETUP twice and its
+/// end twice, each in a packet with others of its round.
 const OPENING: f64 = 200.0;
-/// Share of a line that openings may take.
-const SHARE: f64 = 0.01;
-/// Openings a second that the slowest line carries, and how many at once.
+/// Share of a line that openings may take which are not completed.
+const SHARE: f64 = 0.006;
+/// Those that wait go together every so often: alone, a packet's headers cost more than its SETUP.
+const ROUND: Duration = Duration::from_millis(10);
+/// Such openings a second that the slowest line carries, and how many at once.
 const LEAST: u32 = 20;
 const BURST: u32 = 256;
 /// Most SYNs that wait; some 300 bytes each.
 pub const MAX_WAITING: usize = 16_384;
+/// Sources that are remembered for having completed a connection.
+const MAX_PROVEN: usize = 1024;
 /// A host asks again after 1, 3 and 7 s (RFC 6298): what waited for longer is stale.
 const WAIT: Duration = Duration::from_secs(5);
 /// Most connections that were asked for over the links and not answered yet.
@@ -70,11 +78,17 @@ pub enum Admitted {
 #[derive(Debug)]
 pub struct HalfOpen {
     rate: RateLimit,
+    /// Before this, none of those that wait goes.
+    round: Instant,
     held: HashMap<FlowKey, (Instant, Box<HeldSyn>)>,
     /// By source, oldest first. Entries of connections that were taken out meanwhile are skipped.
     queues: HashMap<IpAddr, VecDeque<(Instant, FlowKey)>>,
-    /// Sources in the order of their turns.
-    turns: VecDeque<IpAddr>,
+    /// Sources in the order of their turns: those that completed a connection, and the others.
+    turns: [VecDeque<IpAddr>; 2],
+    /// Which of the two comes first.
+    first: usize,
+    /// Sources that completed a connection, the latest last.
+    proven: VecDeque<IpAddr>,
     /// All, oldest first.
     order: VecDeque<(Instant, FlowKey)>,
     /// Connections that were opened, oldest first; some of them are answered by now.
@@ -87,9 +101,12 @@ impl HalfOpen {
         let per_second = (line.bytes_per_second() * SHARE / OPENING) as u32;
         Self {
             rate: RateLimit::new(now, per_second.max(LEAST), BURST),
+            round: now,
             held: HashMap::new(),
             queues: HashMap::new(),
-            turns: VecDeque::new(),
+            turns: Default::default(),
+            first: 0,
+            proven: VecDeque::new(),
             order: VecDeque::new(),
             opened: VecDeque::new(),
         }
@@ -112,7 +129,12 @@ impl HalfOpen {
         let source = key.host.ip();
         let queue = self.queues.entry(source).or_default();
         if queue.is_empty() {
-            self.turns.push_back(source);
+            let [proven, others] = &mut self.turns;
+            if self.proven.contains(&source) {
+                proven.push_back(source);
+            } else {
+                others.push_back(source);
+            }
         }
         queue.push_back((now, key));
         self.order.push_back((now, key));
@@ -133,10 +155,25 @@ impl HalfOpen {
         {
             self.forget_oldest();
         }
-        while let Some(source) = self.turns.front().copied() {
-            let entry = self.queues.get_mut(&source).and_then(VecDeque::pop_front);
-            let Some((at, key)) = entry else {
-                self.turns.pop_front();
+        if now < self.round {
+            return None;
+        }
+        let first = self.first;
+        let found = match self.turn(now, first)? {
+            Some(syn) => Some(syn),
+            None => self.turn(now, 1 - first)?,
+        };
+        self.first = 1 - first;
+        found
+    }
+
+    /// The next of one ring of sources; nothing at all when the rate allows no more.
+    fn turn(&mut self, now: Instant, ring: usize) -> Option<Option<Box<HeldSyn>>> {
+        let turns = self.turns.get_mut(ring)?;
+        while let Some(source) = turns.front().copied() {
+            let queue = self.queues.get_mut(&source);
+            let Some((at, key)) = queue.and_then(|q| q.pop_front()) else {
+                turns.pop_front();
                 self.queues.remove(&source);
                 continue;
             };
@@ -147,17 +184,31 @@ impl HalfOpen {
                 if let Some(q) = self.queues.get_mut(&source) {
                     q.push_front((at, key));
                 }
+                self.round = now + ROUND;
                 return None;
             }
-            self.turns.rotate_left(1);
-            return self.held.remove(&key).map(|(_, syn)| syn);
+            turns.rotate_left(1);
+            return Some(self.held.remove(&key).map(|(_, syn)| syn));
         }
-        None
+        Some(None)
+    }
+
+    /// Both hosts completed a connection that was let go; the one that asked is `source`.
+    pub fn completed(&mut self, source: IpAddr) {
+        self.rate.give_back();
+        if self.proven.back() == Some(&source) {
+            return;
+        }
+        self.proven.retain(|p| *p != source);
+        if self.proven.len() >= MAX_PROVEN {
+            self.proven.pop_front();
+        }
+        self.proven.push_back(source);
     }
 
     /// When [`next`](Self::next) may have something.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        (!self.held.is_empty()).then(|| now + Duration::from_millis(2))
+        (!self.held.is_empty()).then(|| self.round.max(now + Duration::from_millis(2)))
     }
 
     /// Takes out a SYN that waits: its host gave up, or its connection goes another way.
@@ -246,11 +297,44 @@ mod tests {
             .iter()
             .take(2)
             .any(|s| *s == SocketAddr::from(([10, 1, 0, 3], 1))));
-        assert!((620..=630).contains(&gone.len()), "{} a second", gone.len());
+        let rate = (100e6 / 8.0 * SHARE / OPENING) as usize;
+        assert!(gone.len().abs_diff(rate) <= 5, "{} a second", gone.len());
+        // Completed ones make room.
+        let round = |h: &mut HalfOpen, now| std::iter::from_fn(|| h.next(now)).count();
+        now += ROUND;
+        round(&mut h, now);
+        let known = [10, 1, 0, 4].into();
+        (0..20).for_each(|_| h.completed(known));
+        now += ROUND;
+        let with = round(&mut h, now);
+        assert!((23..=25).contains(&with), "{with}");
         // What waited for too long is forgotten.
         now += WAIT;
         assert!(h.next(now).is_none());
         assert_eq!(h.waiting(), 0);
+    }
+
+    #[test]
+    fn sources_that_completed_a_connection_have_half_of_the_turns() {
+        let now = Instant::from_millis(1000);
+        let mut h = HalfOpen::new(now, BitRate(1_000));
+        h.completed([10, 1, 0, 250].into());
+        for port in 1..=BURST as u16 {
+            assert!(matches!(h.admit(now, syn(2, port)), Admitted::Open(_)));
+        }
+        for source in 0..200 {
+            h.admit(now, syn(source, 5000));
+        }
+        for port in 1..=4 {
+            h.admit(now, syn(250, port));
+        }
+        let now = now + Duration::from_secs(1);
+        let sources: Vec<bool> = std::iter::from_fn(|| h.next(now))
+            .map(|s| s.setup.source.ip() == IpAddr::from([10, 1, 0, 250]))
+            .collect();
+        assert_eq!(sources.len(), LEAST as usize);
+        assert_eq!(sources.iter().filter(|s| **s).count(), 4);
+        assert!(sources[..8].iter().filter(|s| **s).count() == 4);
     }
 
     #[test]

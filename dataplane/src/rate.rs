@@ -33,11 +33,29 @@ impl RateLimit {
         self.saved = left.unwrap_or(self.saved);
         left.is_some()
     }
+
+    /// What was taken for one shall not count.
+    pub fn give_back(&mut self) {
+        self.saved = (self.saved + self.cost).min(self.full);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again() {
+        let now = Instant::ZERO;
+        let mut r = RateLimit::new(now, 1, 2);
+        assert!(r.take(now) && r.take(now) && !r.take(now));
+        r.give_back();
+        assert!(r.take(now) && !r.take(now));
+        for _ in 0..5 {
+            r.give_back();
+        }
+        assert_eq!((0..5).filter(|_| r.take(now)).count(), 2);
+    }
 
     #[test]
     fn a_burst_then_the_rate() {

@@ -431,7 +431,7 @@ fn a_flood_of_syns_takes_nothing_from_the_flows_beside_it() {
     println!("drops at the ingress: {:?}", lab.status('a').drops);
     println!("drops at the egress: {:?}", lab.status('b').drops);
     assert!(
-        flooded >= 0.99 * alone.min(after),
+        flooded >= 0.99 * alone,
         "{flooded} of {alone} and {after} bit/s"
     );
 }

@@ -71,6 +71,7 @@ impl<P: Port> Router<P> {
             syns: 1,
             dscp: setup.dscp,
             accepted: true,
+            counted: true,
             host_closed: false,
             link_closed: false,
             reset_at: None,

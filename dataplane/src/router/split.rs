@@ -333,6 +333,7 @@ impl<P: Port> Router<P> {
                     syns: 0,
                     dscp: setup.dscp,
                     accepted: false,
+                    counted: false,
                     host_closed: false,
                     link_closed: false,
                     reset_at: None,
@@ -428,6 +429,10 @@ impl<P: Port> Router<P> {
             host.abort();
         }
         let state = host.state();
+        if flow.counted && state.established && matches!(opening, Some(Opening::Open)) {
+            flow.counted = false;
+            self.half_open.completed(flow.key.host.ip());
+        }
         if !flow.accepted {
             if state.established {
                 flow.accepted = true;
