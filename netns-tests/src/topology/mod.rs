@@ -4,7 +4,7 @@
 //! ```text
 //!  a1 --+                                  +-- b1
 //!  a2 --+-- router a ==== WAN ==== router b +-- b2
-//! 10.1.N.2          192.0.2.0/30          10.2.N.2
+//! 10.1.N.2          192.0.2.0/29          10.2.N.2
 //! 2001:db8:1:N::2   2001:db8:f::/64       2001:db8:2:N::2    with IPv6
 //! ```
 
@@ -190,7 +190,7 @@ impl Side {
     /// The router's address on the WAN, with the length of its network.
     pub fn wan_address(self, family: Family) -> IpNet {
         match family {
-            Family::Ipv4 => net(Ipv4Addr::new(192, 0, 2, self.number()), 30),
+            Family::Ipv4 => net(Ipv4Addr::new(192, 0, 2, self.number()), 29),
             Family::Ipv6 => net(documentation(0xf, 0, self.number()), 64),
         }
     }
