@@ -10,7 +10,7 @@ pub mod mem;
 pub mod os;
 pub mod port;
 
-pub use af_packet::{AfPacket, AfPacketOptions};
+pub use af_packet::{AfPacket, AfPacketOptions, Steering};
 pub use device::{DeviceName, DeviceNameError};
 #[cfg(feature = "dpdk")]
 pub use dpdk::{DpdkOptions, DpdkPort};

@@ -71,6 +71,13 @@ pub trait Port {
     fn alarms(&self) -> Vec<String> {
         Vec::new()
     }
+    /// Called once in the thread that is going to use the port.
+    fn attach(&mut self) {}
+    /// Spreads flows over the workers' ports by [`mef_packet::FlowHash`] under this key from now on, where
+    /// the device can; false if it goes on as before. May be called seldom, and for one port of a device.
+    fn steer(&mut self, _key: u64) -> bool {
+        false
+    }
     /// Readable when packets wait, for `poll(2)`; `None` for ports without a descriptor.
     fn poll_fd(&self) -> Option<std::os::fd::RawFd>;
 }

@@ -7,12 +7,14 @@
 extern crate alloc;
 
 pub mod buffer;
+pub mod flow_hash;
 pub mod meta;
 pub mod time;
 pub mod units;
 pub mod wire;
 
 pub use buffer::{Buffer, HeapBuf};
+pub use flow_hash::{FlowEnd, FlowHash};
 pub use meta::{Checksum, Gso, Meta, Packet, PortId};
 pub use time::Instant;
 pub use units::{BitRate, Bytes};

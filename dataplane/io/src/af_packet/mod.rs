@@ -11,6 +11,7 @@
 //! so that a 60-byte frame that waits somewhere holds 2 KiB and not 64. Nothing is
 //! zeroed per packet.
 
+mod fanout;
 mod pool;
 mod rx;
 mod socket;
@@ -19,6 +20,7 @@ mod vnet;
 
 use crate::os;
 use crate::port::{Caps, Port, PortError, PortStats};
+pub use fanout::Steering;
 use mef_packet::{HeapBuf, Packet};
 use pool::Pool;
 use socket::Socket;
@@ -62,6 +64,8 @@ pub struct AfPacket {
     pool: Pool,
     rx: rx::Receiver,
     tx: tx::Sender,
+    /// The port is one of several on its interface, whose frames are spread so.
+    steering: Option<Steering>,
 }
 
 impl AfPacket {
@@ -117,7 +121,42 @@ impl AfPacket {
             rx: rx::Receiver::new(options.vnet_hdr),
             tx: tx::Sender::new(options.vnet_hdr, bypass),
             socket,
+            steering: None,
         })
+    }
+
+    /// Opens `interface` of the calling thread's network namespace with a port for each of several
+    /// workers, over which the kernel spreads what arrives as `steering` says.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); the kernel must be 5.17 or later.
+    pub fn open_queues(interface: &str, steering: Steering) -> Result<Vec<Self>, PortError> {
+        let os_error = |source: std::io::Error| PortError::Os {
+            name: interface.to_owned(),
+            what: "spreading its frames over several workers (PACKET_FANOUT, Linux 5.17)",
+            source,
+        };
+        let open = |_| Self::open(interface);
+        let mut ports = (0..steering.queues.max(1))
+            .map(open)
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut group = 0;
+        for port in &mut ports {
+            group = fanout::join(&port.socket, group).map_err(os_error)?;
+            port.steering = Some(steering);
+        }
+        if let Some(first) = ports.first() {
+            fanout::steer(&first.socket, &steering).map_err(os_error)?;
+        }
+        // What came before is in every socket.
+        let mut early = Vec::new();
+        for port in &mut ports {
+            while port.rx(&mut early, 64) > 0 {
+                early.clear();
+            }
+            port.stats = PortStats::default();
+        }
+        Ok(ports)
     }
 
     /// The interface's name when it was opened.
@@ -163,5 +202,20 @@ impl Port for AfPacket {
 
     fn poll_fd(&self) -> Option<RawFd> {
         Some(self.socket.fd())
+    }
+
+    fn steer(&mut self, key: u64) -> bool {
+        let Some(mut steering) = self.steering else {
+            return false;
+        };
+        steering.key = key;
+        if self.steering == Some(steering) {
+            return true;
+        }
+        let done = fanout::steer(&self.socket, &steering).is_ok();
+        if done {
+            self.steering = Some(steering);
+        }
+        done
     }
 }

@@ -135,9 +135,40 @@ impl Socket {
         self.missed.get()
     }
 
+    /// Sets an option of packet sockets that is a number.
+    pub fn set_packet_option(&self, option: libc::c_int, value: &u32) -> io::Result<()> {
+        self.set(SOL_PACKET, option, value)
+    }
+
+    /// Gives the kernel a program, which it copies.
+    pub fn set_program(&self, option: libc::c_int, program: &libc::sock_fprog) -> io::Result<()> {
+        self.set(SOL_PACKET, option, program)
+    }
+
+    /// The value of such an option.
+    pub fn packet_option(&self, option: libc::c_int) -> io::Result<u32> {
+        let mut value = 0u32;
+        let mut len = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes to `value`; both live through the call.
+        let r = unsafe {
+            libc::getsockopt(
+                self.fd(),
+                SOL_PACKET,
+                option,
+                (&raw mut value).cast(),
+                &mut len,
+            )
+        };
+        if r < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(value)
+    }
+
     fn set<T: Copy>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
         // SAFETY: the kernel reads the bytes of `value`, which lives through the call. It is
-        // one of: c_int, packet_mreq, neither with padding.
+        // one of: c_int, u32, packet_mreq, none with padding, and sock_fprog, of whose
+        // padding the kernel makes nothing and whose program lives through the call.
         let r = unsafe {
             libc::setsockopt(
                 self.fd(),

@@ -77,6 +77,27 @@ impl DpdkPort {
         Ok(ports)
     }
 
+    /// Opens all devices of a router with a queue of each for every worker: the ports of the first
+    /// worker, of the second, and so on, each in the order of `options`.
+    ///
+    /// # Errors
+    /// As [`open_queues`](Self::open_queues).
+    pub fn open_workers(
+        options: &[DpdkOptions],
+        workers: u16,
+    ) -> Result<Vec<Vec<Self>>, PortError> {
+        let names: Vec<&DeviceName> = options.iter().map(|o| &o.device).collect();
+        let pages = eal::start(&names)?;
+        let mut all: Vec<Vec<Self>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+        for o in options {
+            let queues = Self::queues(Device::open(o, workers.max(1), pages)?);
+            for (of_worker, queue) in all.iter_mut().zip(queues) {
+                of_worker.push(queue);
+            }
+        }
+        Ok(all)
+    }
+
     /// Opens a device with a queue for each of several workers: the device spreads flows over
     /// them, and [`Port::alarms`] tells of a queue that gets none.
     ///
@@ -268,6 +289,10 @@ impl Port for DpdkPort {
             ));
         }
         alarms
+    }
+
+    fn attach(&mut self) {
+        eal::register_thread();
     }
 
     fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
