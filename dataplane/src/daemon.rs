@@ -13,9 +13,10 @@ use crate::control::{ControlError, Standing};
 use crate::metrics::{MetricsError, MetricsServer};
 use crate::persist::Keeper;
 use crate::ports::{self, Backoff, Ports};
-use crate::report::{mailbox, Mailbox};
+use crate::report::{mailboxes, Asker, Mailbox};
 use crate::router::{Router, RouterError, Seed};
 use crate::troubles::Troubles;
+use crate::workers::{self, Crew, Records};
 
 /// Why the router does not run.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub enum DaemonError {
     Metrics(#[from] MetricsError),
     #[error("no socket to ask the router through: {0}")]
     Mailbox(std::io::Error),
+    #[error("starting a worker's thread: {0}")]
+    Thread(std::io::Error),
     #[error("waiting for packets: {0}")]
     Wait(std::io::Error),
     #[error("the system gives no random numbers: {0}")]
@@ -78,7 +81,9 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
             return Err(DaemonError::Capability(cap.name()));
         }
     }
-    let ports = ports::open(&config)?;
+    // Once here, so that a machine without randomness is told before anything starts.
+    let key = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
+    let ports = ports::open(&config, key)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second one does not wait for flows.
@@ -87,7 +92,7 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signal)?;
     }
     // Before this thread gets its priority, which theirs would inherit.
-    let (asker, mailbox) = mailbox().map_err(DaemonError::Mailbox)?;
+    let (asker, mailboxes) = mailboxes(config.workers).map_err(DaemonError::Mailbox)?;
     let control = config.control.as_deref();
     let troubles = Troubles::default();
     let _control = control
@@ -97,22 +102,67 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
     let _metrics = metrics
         .map(|address| MetricsServer::start(address, &asker))
         .transpose()?;
+    let boot_id = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
+    let state = config.state.as_deref();
+    let (keeper, initiation_base) = Keeper::start(state, os::realtime_nanos(), &troubles);
+    let common = Common {
+        records: Records::new(keeper),
+        stop: &stop,
+        troubles,
+        boot_id,
+        initiation_base,
+        config,
+    };
+    mef_protocol::repair::warm_up();
     match ports {
-        Ports::AfPacket(ports) => serve(config, ports, &stop, mailbox, &troubles),
+        Ports::AfPacket(ports) => start(&common, ports, mailboxes, key, &asker),
         #[cfg(feature = "dpdk")]
-        Ports::Dpdk(ports) => serve(config, ports, &stop, mailbox, &troubles),
+        Ports::Dpdk(ports) => start(&common, ports, mailboxes, key, &asker),
     }
 }
 
-fn serve<P: Port>(
+/// What all workers have in common.
+struct Common<'a> {
     config: Config,
-    ports: Vec<P>,
-    stop: &AtomicBool,
+    records: Records,
+    stop: &'a AtomicBool,
+    troubles: Troubles,
+    boot_id: u64,
+    initiation_base: u64,
+}
+
+fn start<P: Port + Send>(
+    common: &Common<'_>,
+    ports: Vec<Vec<P>>,
+    mailboxes: Vec<Mailbox>,
+    key: u64,
+    asker: &Asker,
+) -> Result<(), DaemonError>
+where
+    P::Buf: Send,
+{
+    let (workers, peers) = (common.config.workers, common.config.peers.len());
+    let crew = workers::crew(workers, peers, key, asker);
+    let work = |ports, mailbox, crew| serve(common, ports, mailbox, crew);
+    workers::run_all(
+        ports,
+        mailboxes,
+        crew,
+        common.stop,
+        DaemonError::Thread,
+        work,
+    )
+}
+
+/// One worker, on the calling thread.
+fn serve<P: Port>(
+    common: &Common<'_>,
+    mut ports: Vec<P>,
     mut mailbox: Mailbox,
-    troubles: &Troubles,
+    crew: Option<Crew<P::Buf>>,
 ) -> Result<(), DaemonError> {
-    // Once here, so that a machine without randomness is told before anything starts.
-    let boot_id = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
+    let (config, stop) = (common.config.clone(), common.stop);
+    ports.iter_mut().for_each(Port::attach);
     let entropy = Box::new(|| loop {
         if let Ok(b) = random() {
             return b;
@@ -126,22 +176,21 @@ fn serve<P: Port>(
     if let Err(e) = os::set_timer_slack_ns(1) {
         tracing::warn!("timer slack stays at its default: {e}");
     }
-    mef_protocol::repair::warm_up();
-    let (mut keeper, initiation_base) =
-        Keeper::start(config.state.as_deref(), os::realtime_nanos(), troubles);
     let seed = Seed {
         entropy,
-        boot_id,
-        initiation_base,
+        boot_id: common.boot_id,
+        initiation_base: common.initiation_base,
     };
     let name = config.name.clone();
     // Ports that cannot wake us are looked at again and again.
     let polled = ports.iter().any(|p| p.poll_fd().is_none());
     let mut backoff = Backoff::new(os::monotonic_now());
     let drain = config.drain;
-    let mut router = Router::new(os::monotonic_now(), config, ports, seed)?;
-    router.accepted_before(keeper.stored());
-    router.tell_troubles(troubles.clone());
+    let shared = crew.as_ref().map(|c| Arc::clone(&c.shared));
+    let mut drained = false;
+    let mut router = Router::with_crew(os::monotonic_now(), config, ports, seed, crew)?;
+    router.accepted_before(&common.records.stored());
+    router.tell_troubles(common.troubles.clone());
     let mut fds = router.poll_fds();
     let question = fds.len();
     // With too many ports to wait for questions as well, they are looked for at every turn.
@@ -156,7 +205,14 @@ fn serve<P: Port>(
         let now = os::monotonic_now();
         if stop.load(Ordering::Relaxed) {
             // Not in the turn that begins it: there may be last words.
-            if router.is_drained(now) {
+            if !drained && router.is_drained(now) {
+                drained = true;
+                if let Some(shared) = &shared {
+                    shared.drained();
+                }
+            }
+            // What comes to one worker may be another's, so all stay until the last.
+            if drained && shared.as_ref().is_none_or(|s| s.all_drained()) {
                 break;
             }
             router.drain(now, drain);
@@ -167,7 +223,7 @@ fn serve<P: Port>(
         if now >= keep_at {
             keep_at = now + KEEP;
             let (own, peers) = router.initiation_counters(now);
-            keeper.used(own, peers);
+            common.records.used(own, peers);
         }
         let wake = router.next_wake(now).min(now + LONGEST_WAIT);
         let after = os::monotonic_now();
@@ -179,7 +235,11 @@ fn serve<P: Port>(
         if polled {
             wait = wait.min(backoff.limit(after, busy));
         }
+        if !wait.is_zero() && !router.sleep() {
+            wait = Duration::ZERO;
+        }
         let ready = os::poll_fds(&fds, wait).map_err(DaemonError::Wait)?;
+        router.wake();
         woken = ready.contains(question);
     }
     tracing::info!(router = name, "stopped");

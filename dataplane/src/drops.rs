@@ -184,6 +184,8 @@ named_enum! {
         RefusedPolicy = "policy.refused",
         /// It claims to come from behind a peer, came in the clear, and no policy lets its flow do so.
         PeerInTheClear = "policy.peer_in_the_clear",
+        /// Another worker's, which has too many packets waiting that were handed to it.
+        Handover = "worker.handover_full",
         /// More answers or errors per second than the router sends.
         RateLimited = "rate_limited",
         /// The port did not take it: its queue is full or its link is down.

@@ -30,3 +30,4 @@ pub mod router;
 pub mod show;
 pub mod stats;
 pub mod troubles;
+pub mod workers;

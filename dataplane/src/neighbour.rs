@@ -482,6 +482,12 @@ impl<T> Neighbours<T> {
         self.events.pop_front()
     }
 
+    /// Forgets the answers that the last message made necessary: somebody else gives them.
+    pub fn say_nothing(&mut self) {
+        self.events
+            .retain(|e| !matches!(e, Event::Send { .. } | Event::Conflict { .. }));
+    }
+
     /// Neighbours on `port`, answered or not.
     pub fn len(&self, port: PortId) -> usize {
         self.tables

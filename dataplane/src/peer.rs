@@ -224,6 +224,15 @@ impl Peer {
         }
     }
 
+    /// Ends all sessions: there is nobody at the other end any more.
+    pub fn close(&mut self) {
+        (self.next, self.previous, self.initiator) = (None, None, None);
+        if let Some(old) = self.current.take() {
+            self.next_number = old.session.next_counter(0);
+            self.link.session_lost();
+        }
+    }
+
     /// Makes the first handshake message, and says where to send it.
     ///
     /// # Errors

@@ -3,31 +3,27 @@
 
 use std::time::Duration;
 
-use mef_io::{AfPacket, PortError};
+use mef_io::{AfPacket, PortError, Steering};
 use mef_packet::Instant;
 
 use crate::config::{Config, Driver};
 
-/// The ports of a router, all of one kind, in the order of the configuration.
+/// The ports of a router, all of one kind: of each worker, in the order of the configuration.
 pub enum Ports {
-    AfPacket(Vec<AfPacket>),
+    AfPacket(Vec<Vec<AfPacket>>),
     #[cfg(feature = "dpdk")]
-    Dpdk(Vec<mef_io::DpdkPort>),
+    Dpdk(Vec<Vec<mef_io::DpdkPort>>),
 }
 
-/// Opens all ports; those of Linux interfaces in the calling thread's network namespace.
+/// Opens all ports; those of Linux interfaces in the calling thread's network namespace. Where there are
+/// several workers, frames are spread over them by the flow hash under `key`.
 ///
 /// # Errors
 /// The port that cannot be opened and why; none is open then.
-pub fn open(config: &Config) -> Result<Ports, PortError> {
+pub fn open(config: &Config, key: u64) -> Result<Ports, PortError> {
     let driver = config.ports.first().map(|p| p.driver).unwrap_or_default();
     match driver {
-        Driver::AfPacket => config
-            .ports
-            .iter()
-            .map(|p| AfPacket::open(&p.interface))
-            .collect::<Result<_, _>>()
-            .map(Ports::AfPacket),
+        Driver::AfPacket => open_af_packet(config, key).map(Ports::AfPacket),
         #[cfg(feature = "dpdk")]
         Driver::Dpdk => open_dpdk(config).map(Ports::Dpdk),
         // The configuration was refused before.
@@ -40,13 +36,35 @@ pub fn open(config: &Config) -> Result<Ports, PortError> {
     }
 }
 
+fn open_af_packet(config: &Config, key: u64) -> Result<Vec<Vec<AfPacket>>, PortError> {
+    let queues = config.workers.max(1);
+    let mut workers: Vec<Vec<AfPacket>> = (0..queues).map(|_| Vec::new()).collect();
+    for p in &config.ports {
+        let of_workers = if queues == 1 {
+            vec![AfPacket::open(&p.interface)?]
+        } else {
+            let links_at = p.line.is_some().then_some(p.listen);
+            let steering = Steering {
+                key,
+                queues,
+                links_at,
+            };
+            AfPacket::open_queues(&p.interface, steering)?
+        };
+        for (worker, port) in workers.iter_mut().zip(of_workers) {
+            worker.push(port);
+        }
+    }
+    Ok(workers)
+}
+
 #[cfg(feature = "dpdk")]
-fn open_dpdk(config: &Config) -> Result<Vec<mef_io::DpdkPort>, PortError> {
+fn open_dpdk(config: &Config) -> Result<Vec<Vec<mef_io::DpdkPort>>, PortError> {
     let options = config
         .ports
         .iter()
         .map(|p| {
-            let device = p.interface.parse();
+            let device = with_queues(&p.interface, config.workers).parse();
             let device = device.map_err(|e: mef_io::DeviceNameError| PortError::Device {
                 name: p.interface.clone(),
                 what: "expected",
@@ -55,14 +73,25 @@ fn open_dpdk(config: &Config) -> Result<Vec<mef_io::DpdkPort>, PortError> {
             Ok(mef_io::DpdkOptions { device, mtu: p.mtu })
         })
         .collect::<Result<Vec<_>, PortError>>()?;
-    let ports = mef_io::DpdkPort::open_all(&options)?;
-    for (port, c) in ports.iter().zip(&config.ports) {
+    let workers = mef_io::DpdkPort::open_workers(&options, config.workers)?;
+    let first = workers.iter().take(1).flatten();
+    for (port, c) in first.zip(&config.ports) {
         tracing::info!(port = c.name, device = c.interface, "opened with DPDK");
         for note in port.notes() {
             tracing::warn!(port = c.name, "{note}");
         }
     }
-    Ok(ports)
+    Ok(workers)
+}
+
+/// The device as DPDK is to make it: those on interfaces have to be told of their queues.
+#[cfg(feature = "dpdk")]
+fn with_queues(device: &str, workers: u16) -> String {
+    let told = device.contains(",qpairs=") || !device.starts_with("net_af_packet");
+    if workers <= 1 || told {
+        return device.to_owned();
+    }
+    format!("{device},qpairs={workers}")
 }
 
 /// How long to sleep where ports have to be asked for packets, as those of DPDK: not at

@@ -193,8 +193,12 @@ impl Lab {
 
     /// What the router of site `a` or `b` says of itself.
     pub fn status(&self, side: char) -> Snapshot {
-        let socket = std::env::temp_dir().join(format!("mef{}-0/{side}.sock", self.pid()));
-        control::query(&socket, Duration::from_secs(5)).unwrap()
+        control::query(&self.socket(side), Duration::from_secs(5)).unwrap()
+    }
+
+    /// Where it says so.
+    pub fn socket(&self, side: char) -> PathBuf {
+        std::env::temp_dir().join(format!("mef{}-0/{side}.sock", self.pid()))
     }
 
     fn end(&mut self) -> ExitStatus {

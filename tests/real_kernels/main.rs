@@ -25,3 +25,4 @@ mod shares;
 mod sites;
 mod ssh;
 mod wire;
+mod workers;

@@ -42,7 +42,18 @@ fn frame(v6: bool, n: u16, protocol: u8, ports: (u16, u16), fragment: bool) -> P
         // With options, so that the ports are not where they are most of the time.
         let options = usize::from(n % 3);
         let offset = if fragment { 0x20 } else { 0x40 };
-        bytes.extend([0x45 + options as u8, 0, 0, 60, 0, 0, offset, 0, 64, protocol]);
+        bytes.extend([
+            0x45 + options as u8,
+            0,
+            0,
+            60,
+            0,
+            0,
+            offset,
+            0,
+            64,
+            protocol,
+        ]);
         bytes.extend([0, 0, 10, 1, high, low, 10, 2, 0, 9]);
         bytes.extend(vec![1; options * 4]);
     }

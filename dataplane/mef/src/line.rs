@@ -95,6 +95,11 @@ impl<T: Queued> Line<T> {
     pub fn set_frame_overhead(&mut self, bytes: u16) {
         self.frame_overhead = bytes;
     }
+    /// Uses this share of the capacity from `now` on; the rest is other workers'.
+    pub fn set_share(&mut self, now: Instant, share: f64) {
+        self.budget
+            .set_rate(now, self.capacity.scale(UTILISATION * share));
+    }
     /// The queues of packets in the clear.
     pub fn plain(&self) -> &FlowQueues<T> {
         &self.plain

@@ -126,8 +126,7 @@ mod tests {
                     let [a, b] = ends(n, n % 2 == 0);
                     let worker = hash.worker(a, b, 6, workers);
                     counts[worker as usize] += 1;
-                    moved +=
-                        u32::from(worker != FlowHash::new(key ^ 77).worker(a, b, 6, workers));
+                    moved += u32::from(worker != FlowHash::new(key ^ 77).worker(a, b, 6, workers));
                 }
                 let fair = 7000 / workers;
                 let fits = |n: &u32| n.abs_diff(fair) < fair / 8;

@@ -61,6 +61,8 @@ pub struct Config {
     pub drain: Duration,
     /// Folder for what has to outlive a restart.
     pub state: Option<PathBuf>,
+    /// Threads that share the flows, 1 to 32.
+    pub workers: u16,
     /// Indexed by [`PortId`].
     pub ports: Vec<Port>,
     /// Indexed by [`PeerId`].

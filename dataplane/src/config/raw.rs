@@ -42,6 +42,7 @@ pub(super) struct RawRouter {
     pub adopt: Option<Text>,
     pub drain: Option<Text>,
     pub state: Option<Text>,
+    pub workers: Option<Int>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -446,7 +446,7 @@ fn a_policy_without_a_protocol_splits_tcp_only_and_ports_need_a_protocol_that_ha
 const BROKEN: &[(&str, &str, usize, &str)] = &[
     // What TOML and its types refuse.
     ("realtime = false", "realtme = false", 8,
-     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`, `adopt`, `drain`, `state`; correct its spelling or remove it"),
+     "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`, `adopt`, `drain`, `state`, `workers`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
     ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `target`, `overhead`, `dscp`; correct its spelling or remove it"),
     ("mtu = 1500", "mtu = \"1500\"", 15, "port.mtu: found string \"1500\", expected a whole number; change its value"),
@@ -472,6 +472,12 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("memory = \"512MiB\"", "host_buffer = \"63KiB\"", 4, "router.host_buffer: found \"63KiB\", expected 64KiB to 64MiB; choose twice what a host's access carries in its round trip, or leave it out for 4MiB"),
     ("memory = \"512MiB\"", "host_buffer = \"65MiB\"", 4, "router.host_buffer: found \"65MiB\", expected 64KiB to 64MiB; choose twice what a host's access carries in its round trip, or leave it out for 4MiB"),
     ("\"512MiB\"", "\"1KiB\"", 4, "router.memory: found \"1KiB\", expected at least 1MiB"),
+    ("realtime = false", "workers = 33", 8, "router.workers: found 33, expected a number from 1 to 32; change it, or leave it out for the default"),
+    ("memory = \"512MiB\"", "memory = \"1MiB\"\nworkers = 2", 5, "router.workers: found 2, expected at least 2MiB of memory for them; raise router.memory, or have fewer workers"),
+    ("realtime = false", "workers = 2\n[[port]]\nname = \"lte\"\ninterface = \"eth9\"\naddresses = [\"10.9.0.1/24\"]\nline = { up = \"auto\", down = \"auto\" }", 8,
+     "router.workers: found 2, expected 1, as the line of port lte is of unknown capacity: each worker would estimate it by itself; state the line's capacity, or remove the key"),
+    ("realtime = false\n\n[[port]]\nname = \"lan\"", "workers = 2\n\n[[port]]\nname = \"w\"\ninterface = \"eth8\"\naddresses = [\"10.9.0.1/24\"]\nlisten = 65535\nline = { up = \"1Mbit/s\", down = \"1Mbit/s\" }\n\n[[port]]\nname = \"lan\"", 8,
+     "router.workers: found 2, expected a UDP port for each from `listen` of port w on, which is 65535; choose a smaller `listen`, or have fewer workers"),
     ("overhead = -4", "overhead = 1000", 25, "port.line.overhead: found 1000, expected a number from -128 to 256; change it, or leave it out for the default"),
     ("mtu = 1500", "mtu = 575", 15, "port.mtu: found 575, expected a number from 576 to 65535"),
     ("listen = 4801", "listen = 65536", 21, "port.listen: found 65536, expected a number from 1 to 65535"),

@@ -7,6 +7,7 @@ mod fields;
 mod lifecycle;
 mod links;
 mod policy;
+mod workers;
 
 use core::ops::RangeInclusive;
 use std::net::SocketAddr;
@@ -53,6 +54,7 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
         .map(|p| v.policy(p.get_ref()))
         .collect::<Checked<Vec<_>>>()?;
     v.endpoints(&raw.peer, &routes)?;
+    let workers = v.workers(raw, settings.memory)?;
 
     v.devices(&raw.port)?;
     let private_key =
@@ -96,6 +98,7 @@ pub(super) fn validate(raw: &RawConfig, source: &Source<'_>, host: &dyn Host) ->
         adopt: lifecycle.adopt,
         drain: lifecycle.drain,
         state: lifecycle.state,
+        workers,
         ports: v.ports,
         peers: v.peers,
         routes,

@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Query, Reply};
 
@@ -40,6 +40,12 @@ pub enum AskError {
 /// Asks the router; one clone for each thread that does.
 #[derive(Clone, Debug)]
 pub struct Asker {
+    workers: Vec<Line>,
+}
+
+/// To one worker.
+#[derive(Clone, Debug)]
+struct Line {
     questions: SyncSender<Question>,
     wake: Arc<UnixStream>,
 }
@@ -58,11 +64,28 @@ pub struct Mailbox {
 /// # Errors
 /// What the system says when it has no more sockets.
 pub fn mailbox() -> io::Result<(Asker, Mailbox)> {
+    let (line, mailbox) = pair()?;
+    let workers = vec![line];
+    Ok((Asker { workers }, mailbox))
+}
+
+/// One to ask, and a mailbox for each of so many workers.
+///
+/// # Errors
+/// As [`mailbox`].
+pub fn mailboxes(workers: u16) -> io::Result<(Asker, Vec<Mailbox>)> {
+    let pairs = (0..workers.max(1)).map(|_| pair());
+    let pairs = pairs.collect::<io::Result<Vec<_>>>()?;
+    let (workers, mailboxes) = pairs.into_iter().unzip();
+    Ok((Asker { workers }, mailboxes))
+}
+
+fn pair() -> io::Result<(Line, Mailbox)> {
     let (sender, questions) = mpsc::sync_channel(QUEUE);
     let (theirs, ours) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
     ours.set_nonblocking(true)?;
-    let asker = Asker {
+    let line = Line {
         questions: sender,
         wake: Arc::new(theirs),
     };
@@ -71,15 +94,48 @@ pub fn mailbox() -> io::Result<(Asker, Mailbox)> {
         wake: ours,
         more: false,
     };
-    Ok((asker, mailbox))
+    Ok((line, mailbox))
 }
 
 impl Asker {
-    /// Waits for the answer to `query`, at most `timeout`.
+    /// Waits for the answer to `query`, at most `timeout`; of several workers it is what all of them
+    /// say.
     ///
     /// # Errors
     /// [`AskError`].
     pub fn ask(&self, query: Query, timeout: Duration) -> Result<Reply, AskError> {
+        let gone = Err(AskError::Gone);
+        match (query.of_one_worker(), self.workers.as_slice()) {
+            (_, []) => gone,
+            (_, [only]) => only.ask(query, timeout),
+            (Some((worker, query)), workers) => {
+                let Some(line) = workers.get(worker) else {
+                    return gone;
+                };
+                let mut reply = line.ask(query, timeout)?;
+                reply.went_to(worker, workers.len());
+                Ok(reply)
+            }
+            (None, workers) => {
+                let until = Instant::now() + timeout;
+                let mut replies = Vec::new();
+                for line in workers {
+                    let left = until.saturating_duration_since(Instant::now());
+                    replies.push(line.ask(query, left)?);
+                }
+                Reply::of_all(replies).map_or(gone, Ok)
+            }
+        }
+    }
+
+    /// What wakes each worker when a byte is written to it.
+    pub fn bells(&self) -> impl Iterator<Item = Arc<UnixStream>> + '_ {
+        self.workers.iter().map(|l| Arc::clone(&l.wake))
+    }
+}
+
+impl Line {
+    fn ask(&self, query: Query, timeout: Duration) -> Result<Reply, AskError> {
         let (answer, answers) = mpsc::sync_channel(1);
         self.questions
             .try_send(Question { query, answer })

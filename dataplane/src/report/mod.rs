@@ -8,11 +8,13 @@
 //! router from its packets.
 
 mod ask;
+mod merge;
 mod rows;
 
-pub use ask::{mailbox, AskError, Asker, Mailbox};
+pub use ask::{mailbox, mailboxes, AskError, Asker, Mailbox};
 pub use rows::{
     Drop, Estimate, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind,
+    Worker,
 };
 
 use core::fmt;
@@ -35,6 +37,7 @@ pub enum Query {
     Links,
     Ports,
     Drops,
+    Workers,
     /// From this page mark on; 0 is the beginning.
     Routes {
         from: u64,
@@ -52,7 +55,7 @@ pub enum Query {
 /// Why a line is no question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    #[error("found {0:?}, expected status, links, ports, drops, routes, neighbours or flows, the last three with the `next` of the page before")]
+    #[error("found {0:?}, expected status, links, ports, drops, workers, routes, neighbours or flows, the last three with the `next` of the page before")]
     Unknown(String),
     #[error("found {0:?}, expected the `next` of the page before, a whole number")]
     Mark(String),
@@ -80,6 +83,7 @@ impl FromStr for Query {
             ("links", None) => Ok(Self::Links),
             ("ports", None) => Ok(Self::Ports),
             ("drops", None) => Ok(Self::Drops),
+            ("workers", None) => Ok(Self::Workers),
             ("routes", _) => Ok(Self::Routes { from }),
             ("neighbours", _) => Ok(Self::Neighbours { from }),
             ("flows", _) => Ok(Self::Flows { from }),
@@ -95,6 +99,7 @@ impl fmt::Display for Query {
             Self::Links => f.write_str("links"),
             Self::Ports => f.write_str("ports"),
             Self::Drops => f.write_str("drops"),
+            Self::Workers => f.write_str("workers"),
             Self::Routes { from } => write!(f, "routes {from}"),
             Self::Neighbours { from } => write!(f, "neighbours {from}"),
             Self::Flows { from } => write!(f, "flows {from}"),
@@ -122,6 +127,7 @@ pub enum Reply {
     Links(Page<Link>),
     Ports(Page<Port>),
     Drops(Page<Drop>),
+    Workers(Page<Worker>),
     Routes(Page<Route>),
     Neighbours(Page<Neighbour>),
     Flows(Page<Flow>),
@@ -140,6 +146,7 @@ mod tests {
             Query::Links,
             Query::Ports,
             Query::Drops,
+            Query::Workers,
             Query::Routes { from: 0 },
             Query::Neighbours { from: 3 },
             Query::Flows { from: u64::MAX },

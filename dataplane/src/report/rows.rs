@@ -114,6 +114,25 @@ pub struct Drop {
     pub packets: u64,
 }
 
+/// One of the threads that share the flows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    pub worker: u16,
+    /// Peers that it has a link to which works.
+    pub links_up: u64,
+    pub split_flows: u64,
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    /// Packets of other workers' flows that came to it, and of its own that came to others.
+    pub given_packets: u64,
+    pub taken_packets: u64,
+    pub dropped_packets: u64,
+    /// Processor time of its thread.
+    pub cpu_us: u64,
+}
+
 /// Where a route comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

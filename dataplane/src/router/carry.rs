@@ -44,7 +44,10 @@ impl<P: Port> Router<P> {
                 let from = if transit.fragment && transit.protocol == ipv4::PROTOCOL_TCP {
                     packet = self.join_fragments(now, packet, transit)?;
                     match Transit::of(packet.buf.bytes()) {
-                        Ok(whole) => self.classify(packet, &whole),
+                        Ok(whole) => {
+                            packet = self.keep_whole(peer, packet, &whole)?;
+                            self.classify(packet, &whole)
+                        }
                         Err(e) => return dropped(Stage::Classify, e),
                     }
                 } else {

@@ -14,6 +14,7 @@ use crate::drops::{DropReason, Stage};
 use crate::fib::is_martian;
 use crate::host_tcp;
 use crate::icmp::IcmpError;
+use crate::workers::Why;
 
 /// What is known of a valid IP packet that is to go further; its buffer begins with the IP header.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +123,10 @@ impl<P: Port> Router<P> {
                 let done = self.neighbours.handle_arp(now, port, packet.buf.bytes());
                 self.neighbour_events(now);
                 return match done {
-                    Ok(()) => Err(Stop::Done),
+                    Ok(()) => {
+                        self.tell_others(port, Why::Arp, packet.buf.bytes());
+                        Err(Stop::Done)
+                    }
                     Err(reason) => dropped(Stage::Ingress, reason),
                 };
             }
@@ -181,7 +185,10 @@ impl<P: Port> Router<P> {
             let done = self.neighbours.handle_nd(now, port, &view);
             self.neighbour_events(now);
             match done {
-                Ok(true) => return Err(Stop::Done),
+                Ok(true) => {
+                    self.tell_others(port, Why::NeighbourDiscovery, packet.buf.bytes());
+                    return Err(Stop::Done);
+                }
                 Ok(false) => {}
                 Err(reason) => return dropped(Stage::Ingress, reason),
             }

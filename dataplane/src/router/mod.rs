@@ -13,6 +13,7 @@ mod datagram;
 mod direct;
 mod drain;
 mod fragments;
+mod handover;
 mod host_memory;
 mod ingress;
 mod keep_alive;
@@ -30,7 +31,7 @@ mod split;
 mod status;
 mod super_frame;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mef_crypto::{Gate, Responder};
@@ -54,6 +55,7 @@ use crate::rate::RateLimit;
 use crate::reassembly::Reassembly;
 use crate::stats::Histogram;
 use crate::troubles::Troubles;
+use crate::workers::Crew;
 
 use drain::Drain;
 pub use host_memory::HostShare;
@@ -169,6 +171,10 @@ pub struct Router<P: Port> {
     stats: Tallies,
     /// Of threads beside this one.
     troubles: Troubles,
+    /// The others, where there are several workers.
+    crew: Option<Box<Crew<P::Buf>>>,
+    /// Key of the hash by which the ports spread flows.
+    steered_by: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,8 +202,27 @@ impl<P: Port> Router<P> {
         now: Instant,
         config: Config,
         ports: Vec<P>,
-        mut seed: Seed,
+        seed: Seed,
     ) -> Result<Self, RouterError> {
+        Self::with_crew(now, config, ports, seed, None)
+    }
+
+    /// One of several workers, with its own queue of every port and its part of the memory; all have
+    /// the same `boot_id` and `initiation_base`.
+    ///
+    /// # Errors
+    /// [`RouterError`] where a port does not fit its role.
+    pub fn with_crew(
+        now: Instant,
+        mut config: Config,
+        ports: Vec<P>,
+        mut seed: Seed,
+        crew: Option<Crew<P::Buf>>,
+    ) -> Result<Self, RouterError> {
+        let (me, workers) = crew
+            .as_ref()
+            .map_or((0, 1), |c| (c.me(), c.shared.workers()));
+        config.memory = Bytes(config.memory.0 / u64::from(workers));
         let flow_secret = (seed.entropy)();
         let mut states = Vec::new();
         let mut lines: Vec<LineState<P>> = Vec::new();
@@ -208,9 +233,12 @@ impl<P: Port> Router<P> {
             let line = c.line.map(|l| {
                 let mut line = Line::new(now, l.up);
                 line.set_frame_overhead(frame_overhead(&l));
+                if workers > 1 {
+                    line.set_share(now, 1.0 / f64::from(workers));
+                }
                 lines.push(LineState {
                     port: id,
-                    listen: c.listen,
+                    listen: c.listen.saturating_add(me),
                     line,
                     copy_dscp: l.copy_dscp,
                     counted: DatagramStats::default(),
@@ -266,7 +294,14 @@ impl<P: Port> Router<P> {
                 packet_overhead: outer::packet_overhead(&remote),
                 frame_overhead: frame_overhead(&line),
             };
-            let mut peer = Peer::new(now, id, p.public_key, own, p.endpoint, link);
+            let endpoint = p
+                .endpoint
+                .map(|e| SocketAddr::new(e.ip(), e.port().saturating_add(me)));
+            let mut peer = Peer::new(now, id, p.public_key, own, endpoint, link);
+            if let Some(crew) = &crew {
+                peer.link.set_workers(workers, crew.shared.key());
+                peer.link.set_share(1.0 / f64::from(workers));
+            }
             if let Some(target) = line.auto {
                 peer.link.estimate_capacity(now, target);
             }
@@ -279,7 +314,8 @@ impl<P: Port> Router<P> {
             .map(|(s, c)| Interface {
                 mac: s.mac,
                 addresses: c.addresses.clone(),
-                advertise: c.advertise.then_some(s.mtu),
+                // One worker speaks for the router.
+                advertise: (c.advertise && me == 0).then_some(s.mtu),
             })
             .collect();
         let fib = Fib::new(&config.ports, &config.peers, &config.routes);
@@ -291,7 +327,7 @@ impl<P: Port> Router<P> {
             .collect();
         let plain_fib = Fib::new(&config.ports, &[], &in_the_clear);
         let fastest = lines.iter().map(|l| l.line.capacity()).max();
-        let fastest = fastest.unwrap_or(BitRate(0));
+        let fastest = BitRate(fastest.unwrap_or(BitRate(0)).0 / u64::from(workers));
         let mut router = Self {
             pool: ChunkPool::new(config.memory.0),
             gate: Gate::new(now, (seed.entropy)()),
@@ -328,8 +364,11 @@ impl<P: Port> Router<P> {
             inner: Vec::new(),
             stats: Tallies::default(),
             troubles: Troubles::default(),
+            crew: crew.map(Box::new),
+            steered_by: None,
         };
-        for i in 0..router.ports.len() {
+        let announced = if me == 0 { router.ports.len() } else { 0 };
+        for i in 0..announced {
             router
                 .neighbours
                 .announce(now, PortId(u16::try_from(i).unwrap_or(u16::MAX)));
@@ -357,6 +396,7 @@ impl<P: Port> Router<P> {
             self.push(now, port, &mut inbox);
             self.inbox = inbox;
         }
+        busy |= self.take_handed(now);
         self.timers(now);
         self.count_queue_drops();
         self.take_link_events(now);

@@ -267,6 +267,9 @@ impl<P: Port> Router<P> {
         for p in &mut self.ports {
             Self::flush_port(p);
         }
+        if let Some(crew) = &mut self.crew {
+            crew.ring();
+        }
     }
 
     /// Does what the neighbour table asks for.

@@ -77,6 +77,9 @@ impl<P: Port> Router<P> {
         for (packet, (transit, route)) in inbox.drain(..).zip(batch.iter()) {
             let Some(transit) = transit else { continue };
             self.counters.at_port(port.0);
+            let Some(packet) = self.keep_own(packet, transit, route) else {
+                continue;
+            };
             let step = self.onward(now, packet, transit, route);
             self.continued(step);
         }
@@ -97,7 +100,7 @@ impl<P: Port> Router<P> {
         }
     }
 
-    fn onward(
+    pub(super) fn onward(
         &mut self,
         now: Instant,
         mut packet: Packet<P::Buf>,

@@ -47,6 +47,7 @@ impl<P: Port> Router<P> {
             Query::Links => Reply::Links(self.page(self.link_rows(now), None)),
             Query::Ports => Reply::Ports(self.page(self.port_rows(), None)),
             Query::Drops => Reply::Drops(self.page(self.drop_rows(), None)),
+            Query::Workers => Reply::Workers(self.page(vec![self.worker_row()], None)),
             Query::Routes { from } => Reply::Routes(self.routes(from)),
             Query::Neighbours { from } => Reply::Neighbours(self.neighbour_rows(now, from)),
             Query::Flows { from } => Reply::Flows(self.flow_rows(from)),
@@ -94,6 +95,9 @@ impl<P: Port> Router<P> {
         let of = |&(line, place): &(usize, usize)| {
             let l = self.lines.get(line)?;
             let p = l.peers.get(place)?;
+            if !self.has_lane(p.id) {
+                return None;
+            }
             let (link, s, d) = (&p.link, p.link.stats(), p.link.datagram_stats());
             let (datagram_flows, datagram_queue_bytes) = link.datagram_queues();
             let dropped = self.counters.of_link(p.id.0).map_or(0, |c| c.iter().sum());
@@ -168,6 +172,29 @@ impl<P: Port> Router<P> {
             packets,
         };
         self.counters.iter().map(row).collect()
+    }
+
+    fn worker_row(&self) -> report::Worker {
+        let crew = self.crew_stats();
+        let mut row = report::Worker {
+            worker: self.worker(),
+            split_flows: self.flows.len() as u64,
+            given_packets: crew.given,
+            taken_packets: crew.taken,
+            dropped_packets: self.counters.total(),
+            cpu_us: us(mef_io::os::thread_cpu_time()),
+            ..report::Worker::default()
+        };
+        for p in self.lines.iter().flat_map(|l| &l.peers) {
+            row.links_up += u64::from(Self::link_state(p) == LinkState::Up);
+        }
+        for s in self.ports.iter().map(|p| p.port.stats()) {
+            row.received_packets += s.rx_packets;
+            row.received_bytes += s.rx_bytes;
+            row.sent_packets += s.tx_packets;
+            row.sent_bytes += s.tx_bytes;
+        }
+        row
     }
 
     fn routes(&self, from: u64) -> Page<report::Route> {

@@ -80,6 +80,7 @@ impl<P: Port> Router<P> {
         if self.gate.is_stale(now) {
             self.gate.renew(now, (self.seed.entropy)());
         }
+        self.close_lanes(now);
         for line in 0..self.lines.len() {
             for place in 0..self.lines.get(line).map_or(0, |l| l.peers.len()) {
                 let Some(p) = self
@@ -114,7 +115,7 @@ impl<P: Port> Router<P> {
                     .lines
                     .get(line)
                     .and_then(|l| l.peers.get(place))
-                    .is_some_and(|p| p.handshake_due(now) <= now);
+                    .is_some_and(|p| p.handshake_due(now) <= now && self.has_lane(p.id));
                 if due {
                     self.initiate(now, line, place);
                 }
@@ -129,7 +130,11 @@ impl<P: Port> Router<P> {
             .flat_map(|l| &l.peers)
             .map(|p| {
                 let challenge = p.path.due().filter(|_| p.has_session());
-                p.handshake_due(now)
+                let handshake = match self.has_lane(p.id) {
+                    true => p.handshake_due(now),
+                    false => Instant::FAR_FUTURE,
+                };
+                handshake
                     .min(p.expiry_due())
                     .min(challenge.unwrap_or(Instant::FAR_FUTURE))
             })

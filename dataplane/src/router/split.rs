@@ -253,7 +253,10 @@ impl<P: Port> Router<P> {
                     Event::AliveAsked { flow } => self.alive_asked(now, id, flow),
                     Event::Heard { flow, ago } => self.far_heard(now, id, flow, ago),
                     Event::Gone { host, far } => self.gone_before(now, id, host, far),
-                    Event::Up => tracing::info!(peer = self.peer_name(id), "link is up"),
+                    Event::Up => {
+                        tracing::info!(peer = self.peer_name(id), "link is up");
+                        self.learn_lanes(id);
+                    }
                     Event::Silent => tracing::warn!(
                         peer = self.peer_name(id),
                         "nothing acknowledged: only probes are sent"

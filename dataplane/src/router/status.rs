@@ -16,7 +16,8 @@ impl<P: Port> Router<P> {
         let mut alarms = self.troubles.texts();
         let mut counters = std::collections::BTreeMap::new();
         let mut add = |name: &str, n: u64| *counters.entry(name.to_owned()).or_insert(0) += n;
-        for p in self.lines.iter().flat_map(|l| &l.peers) {
+        let peers = self.lines.iter().flat_map(|l| &l.peers);
+        for p in peers.filter(|p| self.has_lane(p.id)) {
             let link = &p.link;
             let state = if !link.is_up() {
                 LinkState::Handshake

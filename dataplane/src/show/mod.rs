@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::config::{self, ConfigError};
 use crate::control;
-use crate::report::{Drop, Flow, Link, Neighbour, Page, Port, Query, Route};
+use crate::report::{Drop, Flow, Link, Neighbour, Page, Port, Query, Route, Worker};
 
 use table::Table;
 use tables::Tabular;
@@ -68,6 +68,8 @@ enum What {
     Routes,
     /// Stations on the ports' networks.
     Neighbours,
+    /// Threads that share the flows.
+    Workers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -161,6 +163,7 @@ fn show(args: &ShowArgs) -> Result<(), ShowError> {
         What::Links => print::<Link>(path, output, |_| Query::Links),
         What::Ports => print::<Port>(path, output, |_| Query::Ports),
         What::Drops => print::<Drop>(path, output, |_| Query::Drops),
+        What::Workers => print::<Worker>(path, output, |_| Query::Workers),
         What::Routes => print::<Route>(path, output, |from| Query::Routes { from }),
         What::Neighbours => print::<Neighbour>(path, output, |from| Query::Neighbours { from }),
     }

@@ -4,7 +4,7 @@ use super::format::{count, rate, share, size, time};
 use super::table::{left, right, Column};
 use crate::control::LinkState;
 use crate::report::{
-    Drop, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind,
+    Drop, Flow, FlowState, Link, Neighbour, NeighbourState, Port, Route, RouteKind, Worker,
 };
 
 /// A row that a person can read.
@@ -73,6 +73,34 @@ impl Tabular for Link {
             size(self.retransmitted_bytes),
             size(self.recovered_bytes),
             count(self.dropped_packets),
+        ]
+    }
+}
+
+impl Tabular for Worker {
+    const COLUMNS: &'static [Column] = &[
+        right("WORKER"),
+        right("LINKS UP"),
+        right("FLOWS"),
+        right("RECEIVED"),
+        right("SENT"),
+        right("GIVEN"),
+        right("TAKEN"),
+        right("DROPPED"),
+        right("CPU"),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.worker.to_string(),
+            self.links_up.to_string(),
+            count(self.split_flows),
+            size(self.received_bytes),
+            size(self.sent_bytes),
+            count(self.given_packets),
+            count(self.taken_packets),
+            count(self.dropped_packets),
+            time(self.cpu_us),
         ]
     }
 }

@@ -222,6 +222,9 @@ pub(crate) fn configuration(
     if let Some(memory) = settings.memory {
         let _ = writeln!(text, "memory = \"{}B\"", memory.0);
     }
+    if let Some(workers) = settings.workers {
+        let _ = writeln!(text, "workers = {workers}");
+    }
     for host in topology.hosts_of(side) {
         let families = host.family.with_ipv4().iter();
         let addresses: Vec<String> = families.map(|&f| host.gateway_of(f).to_string()).collect();

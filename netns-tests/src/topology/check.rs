@@ -184,6 +184,7 @@ pub(super) fn topology(name: &str, file: &File, folder: &Path) -> Result<Topolog
             more: file.router.more.clone().unwrap_or_default(),
             engine: file.router.engine.unwrap_or_default(),
             driver: file.router.driver.unwrap_or_default(),
+            workers: file.router.workers,
         },
         congestion: file.host.congestion.clone(),
         family: file.host.family,

@@ -210,6 +210,7 @@ pub(super) struct Router {
     pub more: Option<String>,
     pub engine: Option<super::Engine>,
     pub driver: Option<super::Driver>,
+    pub workers: Option<u16>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

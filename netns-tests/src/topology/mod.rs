@@ -283,6 +283,8 @@ pub struct Router {
     pub more: String,
     pub engine: Engine,
     pub driver: Driver,
+    /// Workers of each router; the simulator's have one.
+    pub workers: Option<u16>,
 }
 
 /// One entry of `[[load]]`.

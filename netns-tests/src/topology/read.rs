@@ -159,7 +159,7 @@ fn checked(path: &Path, file: &File) -> Result<Topology, TopologyError> {
 fn long_key(key: &str) -> String {
     match key {
         "loss" | "rtt" | "rate" | "queue" | "mtu" | "jitter" => format!("wan.{key}"),
-        "open" | "configured" | "auto" | "engine" | "driver" => format!("router.{key}"),
+        "open" | "configured" | "auto" | "engine" | "driver" | "workers" => format!("router.{key}"),
         _ => key.to_owned(),
     }
 }

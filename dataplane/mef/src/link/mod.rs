@@ -259,6 +259,10 @@ pub struct LinkStats {
 
 pub struct Link {
     config: LinkConfig,
+    /// Workers of this end, and their hash key.
+    workers: (u16, u64),
+    /// Of the peer's downlink.
+    share: f64,
     peer: Option<Hello>,
     in_session: bool,
     /// The peer's HELLO has come in this session: it is known to be the one that the flows belong to,
@@ -344,6 +348,8 @@ impl Link {
     pub fn new(now: Instant, config: LinkConfig) -> Self {
         let mut link = Self {
             config,
+            workers: (1, 0),
+            share: 1.0,
             peer: None,
             in_session: false,
             probing: false,
@@ -428,6 +434,12 @@ impl Link {
     /// Rate that the link may use: what the guard leaves of the configured capacity, or the peer's downlink.
     pub fn rate_limit(&self) -> BitRate {
         let down = self.peer.map_or(self.config.line_up, |h| h.line_down);
+        // Of a narrower line than ours, other workers use the rest.
+        let down = if down < self.config.line_up {
+            down.scale(self.share)
+        } else {
+            down
+        };
         let known = self.guard.rate().min(down);
         self.estimated_rate().map_or(known, |rate| rate.min(known))
     }
@@ -479,6 +491,15 @@ impl Link {
             credit: f.send.credit(),
             granted: f.recv.granted(),
         })
+    }
+    /// What HELLO says of the workers of this end: their number, 1 unless told otherwise, and the key
+    /// of the hash that divides flows among them.
+    pub fn set_workers(&mut self, workers: u16, hash_key: u64) {
+        self.workers = (workers, hash_key);
+    }
+    /// How much of the peer's downlink this link may use; other workers' links to it have the rest.
+    pub fn set_share(&mut self, share: f64) {
+        self.share = share;
     }
     /// What stands around an inner packet from now on, as [`LinkConfig::packet_overhead`]: the peer
     /// is reached over another IP version.

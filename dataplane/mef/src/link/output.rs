@@ -134,8 +134,8 @@ impl Link {
             Control::Hello => {
                 let hello = Hello {
                     boot_id: self.config.boot_id,
-                    workers: 1,
-                    hash_key: 0,
+                    workers: self.workers.0,
+                    hash_key: self.workers.1,
                     mtu: self.config.port_mtu,
                     line_up: self.config.line_up,
                     line_down: self.config.line_down,
