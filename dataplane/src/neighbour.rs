@@ -173,6 +173,7 @@ pub struct Neighbours<T> {
     events: VecDeque<Event<T>>,
     /// Some that are known and marked as used, until anything changes.
     recent: [Option<(PortId, IpAddr, MacAddr)>; RECENT],
+    changes: u64,
 }
 
 /// Neighbours that are found without a search.
@@ -180,7 +181,7 @@ const RECENT: usize = 16;
 
 /// Where a neighbour stands among the recent ones.
 #[inline]
-fn recent_place(ip: IpAddr) -> usize {
+fn recent_place(ip: &IpAddr) -> usize {
     let low = match ip {
         IpAddr::V4(ip) => ip.octets()[3],
         IpAddr::V6(ip) => ip.octets()[15],
@@ -203,15 +204,37 @@ impl<T> Neighbours<T> {
             timers: BTreeSet::new(),
             events: VecDeque::new(),
             recent: [None; RECENT],
+            changes: 0,
         }
+    }
+
+    /// Grows whenever what [`resolve`](Self::resolve) said before may no longer hold, or has to be
+    /// asked again so that it is known to be in use.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    fn changed(&mut self) {
+        self.recent = [None; RECENT];
+        self.changes += 1;
     }
 
     /// The MAC address of `ip` on `port`; an unknown one is asked for.
     #[inline]
     pub fn resolve(&mut self, now: Instant, port: PortId, ip: IpAddr) -> Resolution {
-        match self.recent[recent_place(ip)] {
-            Some((at, of, mac)) if at == port && of == ip => Resolution::Known(mac),
-            _ => self.look_up(now, port, ip),
+        match self.known(port, &ip) {
+            Some(mac) => Resolution::Known(mac),
+            None => self.look_up(now, port, ip),
+        }
+    }
+
+    /// The MAC address of `ip` on `port` if it was resolved just before; else [`resolve`](Self::resolve) knows.
+    #[inline]
+    pub fn known(&self, port: PortId, ip: &IpAddr) -> Option<MacAddr> {
+        match &self.recent[recent_place(ip)] {
+            Some((at, of, mac)) if *at == port && of == ip => Some(*mac),
+            _ => None,
         }
     }
 
@@ -224,7 +247,7 @@ impl<T> Neighbours<T> {
                 entry.used = true;
                 match entry.state {
                     State::Reachable(mac) | State::Probing { mac, .. } => {
-                        self.recent[recent_place(ip)] = Some((port, ip, mac));
+                        self.recent[recent_place(&ip)] = Some((port, ip, mac));
                         Resolution::Known(mac)
                     }
                     State::Incomplete { .. } => Resolution::Pending,
@@ -342,7 +365,7 @@ impl<T> Neighbours<T> {
 
     /// Takes over what a neighbour said; `wait` is how long to believe it while it is in use.
     fn learn(&mut self, now: Instant, port: PortId, ip: IpAddr, mac: MacAddr, wait: Duration) {
-        self.recent = [None; RECENT];
+        self.changed();
         let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
             return;
         };
@@ -417,7 +440,7 @@ impl<T> Neighbours<T> {
                 .extend(frame.map(|frame| Event::Send { port, frame }));
         }
         while let Some(&(at, port, ip)) = self.timers.first().filter(|(at, _, _)| *at <= now) {
-            self.recent = [None; RECENT];
+            self.changed();
             self.timers.remove(&(at, port, ip));
             let Some(table) = self.tables.get_mut(usize::from(port.0)) else {
                 continue;

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use mef_packet::wire::checksum::Sum;
 use mef_packet::wire::{ethernet, ipv4, ipv6, udp, WireError};
 use mef_packet::{Buffer, Checksum, HeapBuf};
 
@@ -82,41 +83,100 @@ pub(crate) fn wrap<B: Buffer>(
     }
 }
 
-/// Headers between two IPv4 addresses, made once for many packets.
-pub(crate) struct Headers([u8; ipv4::HEADER_LEN + udp::HEADER_LEN]);
+/// Headers between two IPv4 addresses, made once for many packets; an Ethernet header in front, to be
+/// used once the neighbour's address is [known](Self::set_neighbour).
+pub(crate) struct Headers {
+    bytes: [u8; ETHERNET + HEADERS],
+    /// Of the IPv4 header, without length and traffic class.
+    sum: Sum,
+}
+
+const ETHERNET: usize = ethernet::HEADER_LEN;
+const HEADERS: usize = ipv4::HEADER_LEN + udp::HEADER_LEN;
 
 impl Headers {
     /// `None` where the addresses are not both of IPv4.
     pub(crate) fn new(from: SocketAddr, to: SocketAddr) -> Option<Self> {
         let mut empty = HeapBuf::with_capacity(0);
         let checksum = wrap(&mut empty, from, to, 0).ok()?;
-        let whole = empty.bytes().try_into().ok().map(Self);
-        whole.filter(|_| checksum == Checksum::Verified)
+        if checksum != Checksum::Verified {
+            return None;
+        }
+        let mut bytes = [0; ETHERNET + HEADERS];
+        let ip = bytes.get_mut(ETHERNET..)?;
+        ip.copy_from_slice(empty.bytes());
+        for field in [TOTAL_LEN_AT, ipv4::CHECKSUM_AT] {
+            ip.get_mut(field..field + 2)?.fill(0);
+        }
+        let sum = Sum::ZERO.bytes(ip.get(..ipv4::HEADER_LEN)?);
+        Some(Self { bytes, sum })
+    }
+
+    /// From `source` to the neighbour `destination`.
+    pub(crate) fn set_neighbour(&mut self, destination: [u8; 6], source: [u8; 6]) {
+        let header = ethernet::Header {
+            dst: destination,
+            src: source,
+            ethertype: ethernet::ETHERTYPE_IPV4,
+        };
+        // There is room.
+        let _ = header.emit(&mut self.bytes);
     }
 
     /// As [`wrap`].
     ///
     /// # Errors
     /// `NoRoom`.
+    #[inline]
     pub(crate) fn put<B: Buffer>(&self, buf: &mut B, class: u8) -> Result<(), WireError> {
-        let datagram = u16::try_from(buf.len() + udp::HEADER_LEN);
-        let datagram = datagram.map_err(|_| WireError::NoRoom)?;
-        let total = datagram.checked_add(ipv4::HEADER_LEN as u16);
-        let total = total.ok_or(WireError::NoRoom)?;
-        let headers = buf.prepend(self.0.len()).ok_or(WireError::NoRoom)?;
-        headers.copy_from_slice(&self.0);
-        ipv4::set_total_len(headers, total)?;
-        if class != 0 {
-            ipv4::set_dscp_ecn(headers, class)?;
-        }
-        let length = headers.get_mut(UDP_LENGTH_AT..UDP_LENGTH_AT + 2);
-        length
-            .ok_or(WireError::NoRoom)?
-            .copy_from_slice(&datagram.to_be_bytes());
+        let payload = buf.len();
+        let headers = buf.prepend(HEADERS).and_then(|h| h.first_chunk_mut());
+        let headers: &mut [u8; HEADERS] = headers.ok_or(WireError::NoRoom)?;
+        *headers = *self.bytes.last_chunk().ok_or(WireError::NoRoom)?;
+        self.complete(headers, payload, class)
+    }
+
+    /// As [`put`](Self::put), with the Ethernet header.
+    ///
+    /// # Errors
+    /// `NoRoom`.
+    #[inline]
+    pub(crate) fn put_frame<B: Buffer>(&self, buf: &mut B, class: u8) -> Result<(), WireError> {
+        let payload = buf.len();
+        let room = buf
+            .prepend(self.bytes.len())
+            .and_then(|h| h.first_chunk_mut());
+        let frame: &mut [u8; ETHERNET + HEADERS] = room.ok_or(WireError::NoRoom)?;
+        *frame = self.bytes;
+        let headers = frame.last_chunk_mut().ok_or(WireError::NoRoom)?;
+        self.complete(headers, payload, class)
+    }
+
+    /// What depends on the packet.
+    #[inline]
+    fn complete(
+        &self,
+        headers: &mut [u8; HEADERS],
+        payload: usize,
+        class: u8,
+    ) -> Result<(), WireError> {
+        let total = u16::try_from(payload + HEADERS).map_err(|_| WireError::NoRoom)?;
+        let datagram = total - ipv4::HEADER_LEN as u16;
+        let sum = self.sum.word(total).word(u16::from(class));
+        let mut set = |at: usize, word: u16| {
+            let [high, low] = word.to_be_bytes();
+            (headers[at], headers[at + 1]) = (high, low);
+        };
+        set(TOTAL_LEN_AT, total);
+        set(ipv4::CHECKSUM_AT, sum.checksum());
+        set(UDP_LENGTH_AT, datagram);
+        headers[CLASS_AT] = class;
         Ok(())
     }
 }
 
+const CLASS_AT: usize = 1;
+const TOTAL_LEN_AT: usize = 2;
 const UDP_LENGTH_AT: usize = ipv4::HEADER_LEN + 4;
 
 #[cfg(test)]
@@ -166,7 +226,8 @@ mod tests {
             "192.0.2.1:4800".parse().unwrap(),
             "198.51.100.7:4801".parse().unwrap(),
         );
-        let headers = Headers::new(from, to).unwrap();
+        let mut headers = Headers::new(from, to).unwrap();
+        headers.set_neighbour([2; 6], [4; 6]);
         for (len, class) in [(0, 0), (1, 3), (64, 0xb9), (1400, 0), (9000, 0xff)] {
             let (mut a, mut b) = (
                 HeapBuf::from_slice(&vec![7; len]),
@@ -175,9 +236,23 @@ mod tests {
             wrap(&mut a, from, to, class).unwrap();
             headers.put(&mut b, class).unwrap();
             assert_eq!(a.bytes(), b.bytes());
+            let mut frame = HeapBuf::from_slice(&vec![7; len]);
+            headers.put_frame(&mut frame, class).unwrap();
+            let (ethernet, ip) = frame.bytes().split_at(14);
+            assert_eq!(
+                ethernet,
+                [[2; 6], [4; 6]]
+                    .concat()
+                    .iter()
+                    .chain(&[8, 0])
+                    .copied()
+                    .collect::<Vec<u8>>()
+            );
+            assert_eq!(a.bytes(), ip);
         }
         let mut large = HeapBuf::from_slice(&[1; 65_535]);
         assert_eq!(headers.put(&mut large, 0), Err(WireError::NoRoom));
+        assert_eq!(headers.put_frame(&mut large, 0), Err(WireError::NoRoom));
         let v6 = "[2001:db8::2]:1".parse().unwrap();
         assert!(Headers::new(v6, v6).is_none() && Headers::new(from, v6).is_none());
     }

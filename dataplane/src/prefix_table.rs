@@ -35,7 +35,7 @@ pub struct PrefixTable<V> {
     /// Of IPv4 and IPv6; empty for a family without prefixes.
     roots: [Vec<u32>; 2],
     nodes: Vec<[u32; 256]>,
-    /// Entry `n > 0` stands for `values[n - 1]`.
+    /// By entry; the first one stands for nothing.
     values: Vec<Option<V>>,
 }
 
@@ -49,13 +49,13 @@ impl<V: Copy + Eq + Hash> PrefixTable<V> {
         let mut table = Self {
             roots: [Vec::new(), Vec::new()],
             nodes: Vec::new(),
-            values: Vec::new(),
+            values: vec![None],
         };
         let mut numbers: HashMap<Option<V>, u32> = HashMap::new();
         for (net, value) in sorted {
             let entry = *numbers.entry(value).or_insert_with(|| {
                 table.values.push(value);
-                u32::try_from(table.values.len()).unwrap_or(0) & !CHILD
+                u32::try_from(table.values.len() - 1).unwrap_or(0) & !CHILD
             });
             table.insert(net, entry);
         }
@@ -123,8 +123,14 @@ impl<V: Copy> PrefixTable<V> {
     /// The value of the longest prefix that contains `address`.
     #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<V> {
-        let root = self.root(&address);
-        self.value(match address {
+        *self.find(&address)
+    }
+
+    /// As [`lookup`](Self::lookup); the value where it stands.
+    #[inline]
+    pub fn find(&self, address: &IpAddr) -> &Option<V> {
+        let root = self.root(address);
+        self.stored(match address {
             IpAddr::V4(a) => self.follow(root, &a.octets()[2..]),
             IpAddr::V6(a) => self.follow(root, &a.octets()[2..]),
         })
@@ -157,7 +163,8 @@ impl<V: Copy> PrefixTable<V> {
                     IpAddr::V6(a) => self.follow(*entry, &a.octets()[3..]),
                 };
             }
-            found.extend(entries.iter().zip(each()).map(|(e, _)| self.value(*e)));
+            let entries = entries.iter().take(items.len());
+            found.extend(entries.map(|e| *self.stored(*e)));
         }
     }
 
@@ -182,9 +189,11 @@ impl<V: Copy> PrefixTable<V> {
         entry
     }
 
+    /// Where the value of an entry stands. To be copied from there in one piece: one that was put
+    /// together just before would have to wait for its parts.
     #[inline]
-    fn value(&self, entry: u32) -> Option<V> {
-        *self.values.get((entry as usize).checked_sub(1)?)?
+    fn stored(&self, entry: u32) -> &Option<V> {
+        self.values.get(entry as usize).unwrap_or(&None)
     }
 
     /// Memory of roots and nodes, bytes.

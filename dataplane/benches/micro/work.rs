@@ -9,11 +9,12 @@ use mef_dataplane::config::{self, Config, FlowTuple};
 use mef_dataplane::prefix_table::PrefixTable;
 use mef_packet::{BitRate, Bytes, Instant};
 use mef_protocol::allocator::{Allocator, FlowId, FlowSpec, ResourceId};
+use mef_protocol::carried::{Carried, CarriedSet};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::classes::{Class, ClassScheduler};
 use mef_protocol::codec::{put_varint, Received, Setup};
 use mef_protocol::link::{Event, Link, LinkConfig, SendKey};
-use mef_protocol::sent::{Carried, SentLedger, MAX_CARRIED};
+use mef_protocol::sent::SentLedger;
 
 /// Does the operation once.
 pub type Operation = Box<dyn FnMut()>;
@@ -213,17 +214,16 @@ fn water_fill() -> Operation {
 fn ack() -> Operation {
     let mut ledger = SentLedger::default();
     let rtt = mef_protocol::rtt::Rtt::default();
-    let mut carried = [Carried::Nothing; MAX_CARRIED];
     let (mut now, mut number, mut bytes) = (Instant::from_millis(1000), 0, 0);
     let (mut settled, mut report) = (Vec::new(), Vec::new());
     Box::new(move || {
         for _ in 0..64 {
-            carried[0] = Carried::Data {
+            let carried = CarriedSet::one(Carried::Data {
                 flow: 2,
                 offset: number * 1400,
                 len: 1400,
                 generation: 0,
-            };
+            });
             bytes += 1514;
             ledger.sent(now, number, 1500, bytes, carried, true);
             number += 1;
@@ -235,10 +235,12 @@ fn ack() -> Operation {
             put_varint(run, &mut report);
         }
         settled.clear();
-        assert!(ledger.on_ack(now, number - 1, &Received::Runs(&report), &mut settled));
+        let report = Received::Runs(&report);
+        let acked = ledger.on_ack(now, number - 1, &report, 1280, &mut settled);
+        assert!(acked.is_some());
         ledger.detect_lost(now, &rtt, &mut settled);
-        ledger.settle(|arrived| {
-            std::hint::black_box(arrived);
+        ledger.settle(|arrived, packets| {
+            std::hint::black_box((arrived, packets));
         });
         ledger.forget(now, &rtt);
     })

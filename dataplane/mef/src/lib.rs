@@ -7,6 +7,7 @@ pub mod allocator;
 pub mod aqm;
 pub mod auto;
 pub mod bucket;
+pub mod carried;
 pub mod chunks;
 pub mod classes;
 pub mod codec;

@@ -255,14 +255,12 @@ impl PathMtu {
         }
     }
 
-    /// A packet that is not a probe was acknowledged; one above 1280 bytes clears every suspicion.
-    pub fn on_packet_acked(&mut self, size: u16) {
-        if size > BASE {
-            self.black_hole = BlackHole {
-                pause_until: self.black_hole.pause_until,
-                ..BlackHole::default()
-            };
-        }
+    /// A packet above 1280 bytes that is not a probe was acknowledged: that clears every suspicion.
+    pub fn on_large_acked(&mut self) {
+        self.black_hole = BlackHole {
+            pause_until: self.black_hole.pause_until,
+            ..BlackHole::default()
+        };
     }
 
     /// A packet that is not a probe was declared lost.
@@ -401,7 +399,8 @@ mod tests {
                     match (probe, arrives) {
                         (true, true) => self.pmtu.on_probe_acked(now, size),
                         (true, false) => self.pmtu.on_probe_lost(now, size),
-                        (false, true) => self.pmtu.on_packet_acked(size),
+                        (false, true) if size > BASE => self.pmtu.on_large_acked(),
+                        (false, true) => {}
                         (false, false) => self.pmtu.on_packet_lost(now, size),
                     }
                 }

@@ -173,7 +173,8 @@ impl ReceivedLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sent::{Carried, SentLedger, MAX_CARRIED};
+    use crate::carried::{Carried, CarriedSet};
+    use crate::sent::SentLedger;
     use proptest::prelude::*;
 
     proptest! {
@@ -183,17 +184,16 @@ mod tests {
             let mut sent = SentLedger::default();
             let mut rcvd = ReceivedLedger::default();
             let t = Instant::from_millis(5);
-            let mut c = [Carried::Nothing; MAX_CARRIED];
             for (i, a) in arrived.iter().enumerate() {
-                c[0] = Carried::Data { flow: 1, offset: i as u64, len: 1, generation: 0 };
+                let c = CarriedSet::one(Carried::Data { flow: 1, offset: i as u64, len: 1, generation: 0 });
                 sent.sent(t, i as u64, 100, 0, c, true);
                 if *a { rcvd.on_packet(t, i as u64, 100, true, false); }
             }
             let mut scratch = Vec::new();
             let ack = rcvd.ack(t, &mut scratch);
             let mut fates = Vec::new();
-            prop_assert!(sent.on_ack(t, ack.largest, &ack.received, &mut fates));
-            let mut got: Vec<u64> = fates.iter().map(|f| match f.carried[0] { Carried::Data { offset, .. } => offset, _ => 0 }).collect();
+            prop_assert!(sent.on_ack(t, ack.largest, &ack.received, 1280, &mut fates).is_some());
+            let mut got: Vec<u64> = fates.iter().map(|f| match f.carried.first() { Carried::Data { offset, .. } => offset, _ => 0 }).collect();
             got.sort_unstable();
             let want: Vec<u64> = arrived.iter().enumerate().filter(|(_, a)| **a).map(|(i, _)| i as u64).collect();
             prop_assert_eq!(got, want);

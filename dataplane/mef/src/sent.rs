@@ -17,64 +17,9 @@ use std::collections::VecDeque;
 
 use mef_packet::Instant;
 
+use crate::carried::CarriedSet;
 use crate::codec::{take_varint, Received};
 use crate::rtt::Rtt;
-
-/// What a packet carried that somebody wants to hear of again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carried {
-    Nothing,
-    /// `generation` counts how often these bytes had been declared lost before.
-    Data {
-        flow: u32,
-        offset: u64,
-        len: u16,
-        generation: u8,
-    },
-    Repair {
-        flow: u32,
-        base: u64,
-    },
-    Setup {
-        flow: u32,
-    },
-    Opened {
-        flow: u32,
-    },
-    Refused {
-        flow: u32,
-    },
-    Fin {
-        flow: u32,
-    },
-    Reset {
-        flow: u32,
-        code: u8,
-    },
-    Window {
-        flow: u32,
-    },
-    Hello,
-    Ping,
-    Probe {
-        size: u16,
-    },
-    Datagram,
-}
-
-/// At most this many frames that matter ride in one packet.
-pub const MAX_CARRIED: usize = 4;
-pub type CarriedSet = [Carried; MAX_CARRIED];
-
-/// Whether the packet did nothing but ask whether the peer is there.
-fn is_ping(carried: &CarriedSet) -> bool {
-    matches!(carried.first(), Some(Carried::Ping))
-}
-
-/// Whether the packet did nothing but probe the path's MTU.
-pub fn is_probe(carried: &CarriedSet) -> bool {
-    matches!(carried.first(), Some(Carried::Probe { .. }))
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -83,30 +28,55 @@ enum State {
     Lost,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// One for each packet of a round trip: on a fast line they are more than a cache holds.
+#[derive(Debug)]
 struct SentPacket {
     at: Instant,
-    /// IP packet size.
-    size: u16,
-    state: State,
     carried: CarriedSet,
     /// Line bytes sent in this session up to and including this packet.
     sent_bytes: u64,
+    /// IP packet size.
+    size: u16,
+    state: State,
     /// Its fate says something about the path's random loss.
     telling: bool,
 }
 
+const _: () = assert!(size_of::<SentPacket>() <= 48);
+
 /// One packet's fate, as reported by [`SentLedger`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Fate {
     pub carried: CarriedSet,
     pub size: u16,
     pub sent_at: Instant,
-    pub sent_bytes: u64,
     /// Declared lost before, and acknowledged now.
     pub spurious: bool,
     /// Declared lost because nothing was heard, not because something later arrived.
     pub unheard: bool,
+}
+
+/// What an acknowledgement settled, beside the fates that it brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// Packets that were not known to have arrived.
+    pub packets: usize,
+    /// When the newest of them above the size asked for left, probes apart.
+    pub newest_large: Option<Instant>,
+    /// When the largest packet number acknowledged left, and the line bytes sent up to the last of the
+    /// packets settled that left with it; `None` where there was none.
+    pub sample: Option<(Instant, u64)>,
+}
+
+/// What an acknowledgement is read with.
+struct Reading<'a> {
+    now: Instant,
+    /// Packets above it are large.
+    large: u16,
+    /// Departure of the largest packet number.
+    largest_at: Option<Instant>,
+    acked: Acked,
+    fates: &'a mut Vec<Fate>,
 }
 
 /// Packets sent in one session, by packet number.
@@ -152,7 +122,9 @@ impl Default for SentLedger {
 
 impl SentLedger {
     /// Notes that packet `number` left at `now`. Numbers come in order without gaps;
-    /// `elicits` is false for packets whose arrival nobody waits for.
+    /// `elicits` is false for packets whose arrival nobody waits for. Inlined so that the record is written
+    /// to where it stays.
+    #[inline]
     pub fn sent(
         &mut self,
         now: Instant,
@@ -169,12 +141,12 @@ impl SentLedger {
         }
         // A number that was burnt without a packet leaves a settled record.
         while self.floor + (self.packets.len() as u64) < number {
-            self.push(SentPacket {
+            self.packets.push_back(SentPacket {
                 at: now,
+                carried: CarriedSet::NOTHING,
+                sent_bytes,
                 size: 0,
                 state: State::Acked,
-                carried: [Carried::Nothing; MAX_CARRIED],
-                sent_bytes,
                 telling: false,
             });
         }
@@ -185,21 +157,17 @@ impl SentLedger {
         };
         if elicits {
             self.in_flight += 1;
-            self.pings += usize::from(is_ping(&carried));
+            self.pings += usize::from(carried.is_ping());
             self.oldest_in_flight.get_or_insert(now);
         }
-        self.push(SentPacket {
+        self.packets.push_back(SentPacket {
             at: now,
-            size,
-            state,
+            telling: elicits && !carried.is_probe(),
             carried,
             sent_bytes,
-            telling: elicits && !matches!(carried, [Carried::Probe { .. }, ..]),
+            size,
+            state,
         });
-    }
-
-    fn push(&mut self, p: SentPacket) {
-        self.packets.push_back(p);
     }
 
     /// Packets in flight that elicit an acknowledgement.
@@ -222,11 +190,6 @@ impl SentLedger {
         (rtt.smoothed() * self.reorder_sixteenths / 16).max(Duration::from_millis(1))
     }
 
-    fn get_mut(&mut self, number: u64) -> Option<&mut SentPacket> {
-        let i = usize::try_from(number.checked_sub(self.floor)?).ok()?;
-        self.packets.get_mut(i)
-    }
-
     /// Waits `patience` longer for an answer before silence counts as loss.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
@@ -243,51 +206,74 @@ impl SentLedger {
         self.packets.get(i).filter(|p| p.size > 0).map(|p| p.at)
     }
 
-    fn ack_one(&mut self, now: Instant, number: u64, out: &mut Vec<Fate>) {
-        let Some(p) = self.get_mut(number) else {
+    /// Settles the packets with numbers from `low` to `high`.
+    fn ack_run(&mut self, low: u64, high: u64, r: &mut Reading<'_>) {
+        let place = |number: u64| usize::try_from(number.saturating_sub(self.floor)).ok();
+        let (Some(start), Some(end)) = (place(low), place(high.saturating_add(1))) else {
             return;
         };
-        let was = p.state;
-        if was == State::Acked {
+        let end = end.min(self.packets.len());
+        if start >= end {
             return;
         }
-        p.state = State::Acked;
-        let (at, fate) = (
-            p.at,
-            Fate {
-                carried: p.carried,
-                size: p.size,
-                sent_at: p.at,
-                sent_bytes: p.sent_bytes,
-                spurious: was == State::Lost,
-                unheard: false,
-            },
-        );
-        if was == State::InFlight {
-            self.in_flight -= 1;
-            self.pings -= usize::from(is_ping(&fate.carried));
-        } else {
-            if self.reorder_sixteenths < 8 && now.since(self.last_spurious) > Duration::ZERO {
-                self.reorder_sixteenths += 1;
+        for p in self.packets.range_mut(start..end) {
+            let was = p.state;
+            if was == State::Acked {
+                continue;
             }
-            self.last_spurious = now;
+            p.state = State::Acked;
+            let spurious = was == State::Lost;
+            if spurious {
+                if self.reorder_sixteenths < 8 && r.now.since(self.last_spurious) > Duration::ZERO {
+                    self.reorder_sixteenths += 1;
+                }
+                self.last_spurious = r.now;
+            } else {
+                self.in_flight -= 1;
+                self.pings -= usize::from(p.carried.is_ping());
+            }
+            self.newest_acked = self.newest_acked.max(p.at);
+            r.acked.packets += 1;
+            if r.largest_at == Some(p.at) {
+                let bytes = r.acked.sample.map_or(0, |(_, bytes)| bytes);
+                r.acked.sample = Some((p.at, bytes.max(p.sent_bytes)));
+            }
+            if p.size > r.large && !p.carried.is_probe() {
+                r.acked.newest_large = r.acked.newest_large.max(Some(p.at));
+            }
+            if spurious || !p.carried.arrives_unnoticed() {
+                r.fates.push(Fate {
+                    carried: core::mem::take(&mut p.carried),
+                    size: p.size,
+                    sent_at: p.at,
+                    spurious,
+                    unheard: false,
+                });
+            }
         }
-        self.newest_acked = self.newest_acked.max(at);
-        out.push(fate);
     }
 
-    /// Settles what an acknowledgement says arrived; newly acknowledged packets are appended to `out`.
-    /// Returns `false` where it speaks of packets that were never sent.
+    /// Settles what an acknowledgement says arrived; the fates of what was newly acknowledged and
+    /// matters, or had been declared lost, are appended to `fates`. `None` where it speaks of packets
+    /// that were never sent. A packet of more than `large` bytes is a large one.
     pub fn on_ack(
         &mut self,
         now: Instant,
         largest: u64,
         received: &Received<'_>,
-        out: &mut Vec<Fate>,
-    ) -> bool {
+        large: u16,
+        fates: &mut Vec<Fate>,
+    ) -> Option<Acked> {
         if largest >= self.floor + self.packets.len() as u64 {
-            return false;
+            return None;
         }
+        let mut r = Reading {
+            now,
+            large,
+            largest_at: self.sent_at(largest),
+            acked: Acked::default(),
+            fates,
+        };
         match *received {
             Received::Bitmap(bytes) => {
                 for (j, byte) in bytes.iter().enumerate() {
@@ -298,7 +284,9 @@ impl SentLedger {
                         let Some(n) = largest.checked_sub(8 * j as u64 + u64::from(i)) else {
                             break;
                         };
-                        self.ack_one(now, n, out);
+                        if n >= self.floor {
+                            self.ack_run(n, n, &mut r);
+                        }
                     }
                 }
             }
@@ -306,10 +294,8 @@ impl SentLedger {
                 let mut top = Some(largest);
                 while let (Some(high), Some(run)) = (top, take_varint(&mut bytes)) {
                     let low = high.saturating_sub(run.saturating_sub(1)).max(self.floor);
-                    if run > 0 {
-                        for n in low..=high {
-                            self.ack_one(now, n, out);
-                        }
+                    if run > 0 && high >= low {
+                        self.ack_run(low, high, &mut r);
                     }
                     let Some(gap) = take_varint(&mut bytes) else {
                         break;
@@ -321,7 +307,7 @@ impl SentLedger {
                 }
             }
         }
-        true
+        Some(r.acked)
     }
 
     /// Declares lost what the reordering window and, in the absence of newer
@@ -355,18 +341,30 @@ impl SentLedger {
         };
     }
 
-    /// Reports, in the order in which they were sent, the packets whose fate is known: true for arrived.
-    pub fn settle(&mut self, mut report: impl FnMut(bool)) {
+    /// Reports, in the order in which they were sent, the packets whose fate is known: true for
+    /// arrived, and how many in a row.
+    pub fn settle(&mut self, mut report: impl FnMut(bool, u32)) {
         self.unsettled = self.unsettled.max(self.floor);
         let start = usize::try_from(self.unsettled - self.floor).unwrap_or(usize::MAX);
-        for p in self.packets.iter().skip(start) {
+        let (mut arrived, mut run) = (true, 0);
+        for p in self.packets.range(start.min(self.packets.len())..) {
             if p.state == State::InFlight {
                 break;
             }
-            if p.telling {
-                report(p.state == State::Acked);
-            }
             self.unsettled += 1;
+            if !p.telling {
+                continue;
+            }
+            if arrived != (p.state == State::Acked) {
+                if run > 0 {
+                    report(arrived, run);
+                }
+                (arrived, run) = (!arrived, 0);
+            }
+            run += 1;
+        }
+        if run > 0 {
+            report(arrived, run);
         }
     }
 
@@ -388,12 +386,12 @@ impl SentLedger {
                 p.state = State::Lost;
                 p.telling &= p.at <= witnessed;
                 self.in_flight -= 1;
-                self.pings -= usize::from(is_ping(&p.carried));
+                self.pings -= usize::from(p.carried.is_ping());
                 out.push(Fate {
-                    carried: p.carried,
+                    // It may arrive after all.
+                    carried: p.carried.clone(),
                     size: p.size,
                     sent_at: p.at,
-                    sent_bytes: p.sent_bytes,
                     spurious: false,
                     unheard: p.at > witnessed,
                 });
@@ -438,6 +436,9 @@ impl SentLedger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::carried::Carried;
+
+    const LARGE: u16 = 1280;
 
     fn rtt() -> Rtt {
         let mut r = Rtt::default();
@@ -445,14 +446,12 @@ mod tests {
         r
     }
     fn data(offset: u64) -> CarriedSet {
-        let mut c = [Carried::Nothing; MAX_CARRIED];
-        c[0] = Carried::Data {
+        CarriedSet::one(Carried::Data {
             flow: 1,
             offset,
             len: 100,
             generation: 0,
-        };
-        c
+        })
     }
     fn ms(n: u64) -> Instant {
         Instant::from_millis(1000 + n)
@@ -466,23 +465,48 @@ mod tests {
         l
     }
 
+    fn ack(
+        l: &mut SentLedger,
+        now: Instant,
+        largest: u64,
+        received: &Received<'_>,
+        fates: &mut Vec<Fate>,
+    ) -> Acked {
+        l.on_ack(now, largest, received, LARGE, fates).unwrap()
+    }
+
     #[test]
     fn a_gap_is_lost_once_the_window_has_passed() {
         let mut l = ledger(40);
         let (mut acked, mut lost) = (Vec::new(), Vec::new());
         // 0, 2, 3 arrived: 1 left 2 ms before 3, inside the window of 6 ms.
-        assert!(l.on_ack(ms(103), 3, &Received::Bitmap(&[0b1011]), &mut acked));
+        let settled = ack(&mut l, ms(103), 3, &Received::Bitmap(&[0b1011]), &mut acked);
+        assert_eq!(
+            settled,
+            Acked {
+                packets: 3,
+                newest_large: Some(ms(3)),
+                sample: Some((ms(3), 3 * 1514)),
+            }
+        );
         l.detect_lost(ms(103), &rtt(), &mut lost);
         assert_eq!((acked.len(), lost.len()), (3, 0));
-        assert!(l.on_ack(ms(110), 10, &Received::Runs(&[7]), &mut acked));
+        ack(&mut l, ms(110), 10, &Received::Runs(&[7]), &mut acked);
         l.detect_lost(ms(110), &rtt(), &mut lost);
         assert_eq!(lost.len(), 1);
         assert_eq!(lost[0].carried, data(100));
         // It arrives after all: spurious, and the window grows.
         let before = l.reorder_window(&rtt());
         acked.clear();
-        l.on_ack(ms(112), 10, &Received::Bitmap(&[0xff, 0x03]), &mut acked);
-        assert!(acked.len() == 1 && acked[0].spurious);
+        let late = ack(
+            &mut l,
+            ms(112),
+            10,
+            &Received::Bitmap(&[0xff, 0x03]),
+            &mut acked,
+        );
+        assert!(acked.len() == 1 && acked[0].spurious && acked[0].carried == data(100));
+        assert_eq!((late.packets, late.sample), (1, None));
         assert!(l.reorder_window(&rtt()) > before);
     }
 
@@ -502,7 +526,34 @@ mod tests {
     #[test]
     fn an_ack_of_the_future_is_refused() {
         let mut l = ledger(3);
-        assert!(!l.on_ack(ms(5), 3, &Received::Runs(&[1]), &mut Vec::new()));
+        let none = l.on_ack(ms(5), 3, &Received::Runs(&[1]), LARGE, &mut Vec::new());
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn what_arrives_unnoticed_is_counted_all_the_same() {
+        let mut l = SentLedger::default();
+        let carried = [
+            vec![Carried::Datagram],
+            vec![Carried::Ping],
+            vec![Carried::Hello, Carried::Window { flow: 4 }],
+            vec![Carried::Window { flow: 4 }, Carried::Fin { flow: 4 }],
+            vec![Carried::Probe { size: 1500 }],
+        ];
+        for (i, c) in (0..).zip(&carried) {
+            let size = if i == 4 { 1500 } else { 1281 + i as u16 };
+            l.sent(ms(i), i, size, i * 1514, CarriedSet::of(c), true);
+        }
+        assert!(l.awaits());
+        let mut fates = Vec::new();
+        let settled = ack(&mut l, ms(100), 4, &Received::Runs(&[5]), &mut fates);
+        assert_eq!((settled.packets, l.in_flight()), (5, 0));
+        // A probe's arrival says nothing of other large packets.
+        assert_eq!(settled.newest_large, Some(ms(3)));
+        assert_eq!(settled.sample, Some((ms(4), 4 * 1514)));
+        let told: Vec<Vec<Carried>> = fates.iter().map(|f| f.carried.iter().collect()).collect();
+        assert_eq!(told, carried[2..]);
+        assert!(!l.awaits());
     }
 
     #[test]
@@ -511,13 +562,9 @@ mod tests {
         let mut b = ledger(64);
         let (mut x, mut y) = (Vec::new(), Vec::new());
         // 60..=63, not 58..=59, 50..=57
-        a.on_ack(ms(200), 63, &Received::Runs(&[4, 2, 8]), &mut x);
-        b.on_ack(
-            ms(200),
-            63,
-            &Received::Bitmap(&[0b1100_1111, 0b0011_1111]),
-            &mut y,
-        );
+        let bitmap = Received::Bitmap(&[0b1100_1111, 0b0011_1111]);
+        let one = ack(&mut a, ms(200), 63, &Received::Runs(&[4, 2, 8]), &mut x);
+        assert_eq!(one, ack(&mut b, ms(200), 63, &bitmap, &mut y));
         let k = |v: &[Fate]| {
             let mut v: Vec<_> = v.iter().map(|f| f.sent_at).collect();
             v.sort();
@@ -531,10 +578,10 @@ mod tests {
     fn the_floor_rises() {
         let mut l = ledger(20);
         let mut v = Vec::new();
-        l.on_ack(ms(120), 9, &Received::Runs(&[10]), &mut v);
+        ack(&mut l, ms(120), 9, &Received::Runs(&[10]), &mut v);
         l.detect_lost(ms(120), &rtt(), &mut v);
         let mut arrived = 0;
-        l.settle(|a| arrived += u32::from(a));
+        l.settle(|a, n| arrived += n * u32::from(a));
         l.forget(ms(120), &rtt());
         assert_eq!((arrived, l.floor()), (10, 10));
     }

@@ -237,6 +237,7 @@ impl fmt::Display for Policy {
 impl Config {
     /// The treatment of a flow: that of the first policy that matches, with
     /// TCP split and everything else a datagram flow where it names no mode.
+    #[inline]
     pub fn treatment(&self, flow: &FlowTuple) -> Treatment {
         let policy = self.policies.iter().find(|p| p.matches(flow));
         let tcp = flow.protocol == Protocol::Tcp.number();

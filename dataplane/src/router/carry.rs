@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use mef_io::Port;
-use mef_packet::wire::{ip, ipv4, tcp};
-use mef_packet::{Buffer, Gso, Instant, Meta, Packet, PortId};
+use mef_packet::wire::{ip, ipv4, ipv6, tcp};
+use mef_packet::{Buffer, Gso, Instant, Packet, PortId};
 
 use super::direct::Onward;
 use super::ingress::Transit;
@@ -35,12 +35,6 @@ impl<P: Port> Router<P> {
             Route::Via { port, next_hop } => (port, next_hop),
             Route::Peer(peer) => {
                 self.counters.at_link(peer.0);
-                if let Some(flow) = self.direct_flow(transit, &packet) {
-                    packet = match self.send_directly(now, peer, flow.id, packet) {
-                        Ok(done) => return done,
-                        Err(packet) => packet,
-                    };
-                }
                 let from = if transit.fragment && transit.protocol == ipv4::PROTOCOL_TCP {
                     packet = self.join_fragments(now, packet, transit)?;
                     match Transit::of(packet.buf.bytes()) {
@@ -113,81 +107,91 @@ impl<P: Port> Router<P> {
         peer: PeerId,
         bytes: &mut [u8],
     ) -> Step<()> {
-        let Some(onward) = self.arrive(now, peer, bytes)? else {
+        let mut onward = Onward::NOWHERE;
+        if !self.arrive(now, peer, bytes, &mut onward)? {
             return Ok(());
-        };
+        }
         let Some(buf) = self.buffer_of(onward.port, bytes) else {
             return Ok(());
         };
-        let meta = Meta::default();
-        self.leave_link(now, onward, Packet { buf, meta })
+        self.leave_link(now, &onward, buf)
     }
 
     /// A datagram came over the link from `peer`: may it, and where does it go, its time to live
-    /// counted down? `None` where it was for the router itself.
+    /// counted down? `false` where it was for the router itself. Written to where the answer stays: to move
+    /// it right after would wait for the stores.
+    #[inline]
     pub(super) fn arrive(
         &mut self,
         now: Instant,
         peer: PeerId,
         bytes: &mut [u8],
-    ) -> Step<Option<Onward>> {
-        let (src, dst, ttl, icmp, tcp) = match ip::View::parse(bytes) {
-            Ok(v) => {
-                let tcp = v.protocol() == ipv4::PROTOCOL_TCP;
-                (v.src(), v.dst(), v.ttl(), v.is_icmp(), tcp)
-            }
-            Err(e) => return dropped(Stage::Open, e),
-        };
-        if !self.fib.source_allowed(peer, src) {
+        onward: &mut Onward,
+    ) -> Step<bool> {
+        let transit = &mut onward.transit;
+        if let Err(e) = transit.read(bytes) {
+            return dropped(Stage::Open, e);
+        }
+        if !self.fib.source_allowed(peer, &transit.src) {
             return dropped(Stage::Open, DropReason::SourceNotAllowed);
         }
         self.stats.datagrams_received += 1;
-        let (port, next_hop) = match self.fib.lookup(dst) {
-            Some(Route::Connected { port }) => (port, dst),
-            Some(Route::Via { port, next_hop }) => (port, next_hop),
+        match self.fib.find(&transit.dst) {
+            Some(Route::Connected { port }) => onward.port = *port,
+            Some(Route::Via { port, next_hop }) => {
+                onward.port = *port;
+                onward.gateway = Some(*next_hop);
+            }
+            _ => return self.arrive_here(now, bytes, transit.dst).map(|()| false),
+        }
+        let icmp = matches!(
+            transit.protocol,
+            ipv4::PROTOCOL_ICMP | ipv6::PROTOCOL_ICMPV6
+        );
+        if icmp && is_icmp(bytes) && self.icmp_into_flow(now, bytes) {
+            return Ok(false);
+        }
+        if ip::decrement_ttl(bytes).is_err() {
+            self.complain(now, onward.port, bytes, IcmpError::TimeExceeded);
+            return dropped(Stage::Route, DropReason::TtlExpired);
+        }
+        if onward.is_tcp() {
+            self.arrive_tcp(now, peer, bytes);
+        }
+        Ok(true)
+    }
+
+    /// A datagram came over a link that goes to no host.
+    #[cold]
+    fn arrive_here(&mut self, now: Instant, bytes: &[u8], dst: IpAddr) -> Step<()> {
+        match self.fib.lookup(dst) {
             Some(Route::Local(_)) => {
                 let mut out = Vec::new();
-                return match self.icmp.echo_reply(now, bytes, &mut out) {
+                match self.icmp.echo_reply(now, bytes, &mut out) {
                     Ok(()) => {
                         self.send_own(now, &out);
-                        Ok(None)
+                        Ok(())
                     }
                     Err(reason) => dropped(Stage::Open, reason),
-                };
+                }
             }
-            Some(Route::Peer(_) | Route::Broadcast(_)) => {
-                return dropped(Stage::Route, DropReason::DestinationNotAllowed)
-            }
+            Some(_) => dropped(Stage::Route, DropReason::DestinationNotAllowed),
             None => {
                 let port = self.local_port_of(dst);
                 self.complain(now, port, bytes, IcmpError::NetUnreachable);
-                return dropped(Stage::Route, DropReason::NoRoute);
-            }
-        };
-        if icmp && self.icmp_into_flow(now, bytes) {
-            return Ok(None);
-        }
-        if ttl <= 1 {
-            self.complain(now, port, bytes, IcmpError::TimeExceeded);
-            return dropped(Stage::Route, DropReason::TtlExpired);
-        }
-        if ip::decrement_ttl(bytes).is_err() {
-            return dropped(Stage::Route, DropReason::TtlExpired);
-        }
-        if tcp {
-            // The far router did this for its direction of the path, this is for the other.
-            if let Some(whole) = self.peer(peer).and_then(|p| p.link.whole_datagram()) {
-                mss::clamp(bytes, whole);
-            }
-            if let Some(tuple) = tuple_of(bytes) {
-                self.arrived_whole(now, &tuple);
+                dropped(Stage::Route, DropReason::NoRoute)
             }
         }
-        Ok(Some(Onward {
-            port,
-            next_hop,
-            tcp,
-        }))
+    }
+
+    fn arrive_tcp(&mut self, now: Instant, peer: PeerId, bytes: &mut [u8]) {
+        // The far router did this for its direction of the path, this is for the other.
+        if let Some(whole) = self.peer(peer).and_then(|p| p.link.whole_datagram()) {
+            mss::clamp(bytes, whole);
+        }
+        if let Some(tuple) = tuple_of(bytes) {
+            self.arrived_whole(now, &tuple);
+        }
     }
 
     /// The port on whose side `address` is, or the first.
@@ -221,4 +225,9 @@ impl<P: Port> Router<P> {
         };
         self.forward_made(now, port, next_hop, flow, bytes);
     }
+}
+
+/// Whether an IP packet is ICMP of its own version.
+fn is_icmp(bytes: &[u8]) -> bool {
+    ip::View::parse_unverified(bytes).is_ok_and(|v| v.is_icmp())
 }

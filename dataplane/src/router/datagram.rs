@@ -11,6 +11,7 @@ use mef_packet::{Buffer, Gso, Instant};
 use mef_protocol::classes::Class;
 use mef_protocol::link::{DatagramError, DatagramFlow, DatagramStats, Link};
 
+use super::ingress::Transit;
 use super::mss;
 use super::pipeline::{dropped, Step};
 use super::plain::may_fragment;
@@ -41,20 +42,41 @@ impl FlowNumbers {
         Self(words)
     }
 
+    #[inline]
     fn of(&self, tuple: &FlowTuple, class: Class) -> u64 {
+        let ports = (tuple.source_port, tuple.port);
+        self.of_parts(
+            &tuple.source,
+            &tuple.destination,
+            ports,
+            tuple.protocol,
+            class,
+        )
+    }
+
+    /// As [`of`](Self::of), of a flow that is nowhere put together.
+    #[inline]
+    fn of_parts(
+        &self,
+        source: &IpAddr,
+        destination: &IpAddr,
+        (source_port, port): (u16, u16),
+        protocol: u8,
+        class: Class,
+    ) -> u64 {
         const fn mix(a: u64, b: u64) -> u64 {
             let product = (a as u128).wrapping_mul(b as u128);
             product as u64 ^ (product >> 64) as u64
         }
         let Self([a, b, c, d]) = *self;
-        let ports = u64::from(tuple.source_port) << 16 | u64::from(tuple.port);
-        let rest = ports << 32 | u64::from(tuple.protocol) << 8 | class as u64;
-        let addresses = match (tuple.source, tuple.destination) {
+        let ports = u64::from(source_port) << 16 | u64::from(port);
+        let rest = ports << 32 | u64::from(protocol) << 8 | class as u64;
+        let addresses = match (source, destination) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
             }
             (src, dst) => {
-                let bits = |address: IpAddr| match address {
+                let bits = |address: &IpAddr| match address {
                     IpAddr::V4(address) => u128::from(address.to_bits()),
                     IpAddr::V6(address) => address.to_bits(),
                 };
@@ -97,11 +119,27 @@ impl<P: Port> Router<P> {
         self.flow_of(&from.tuple, &from.treatment)
     }
 
-    /// Queue number of a flow. Keyed, so that nobody can choose to share another's queue; 24 bits
+    /// Number of a flow. Keyed, so that nobody can choose to share another's queue; 24 bits
     /// keep the number of queues of a flood bounded.
+    fn flow_number(&self, tuple: &FlowTuple, class: Class) -> u32 {
+        (self.flow_numbers.of(tuple, class) & 0xff_ffff) as u32
+    }
+
+    /// The same, of the flow of a packet in `bytes`.
+    #[inline]
+    pub(super) fn transit_number(&self, transit: &Transit, bytes: &[u8], class: Class) -> u32 {
+        let ports = transit.ports(bytes);
+        let (src, dst) = (&transit.src, &transit.dst);
+        let number = self
+            .flow_numbers
+            .of_parts(src, dst, ports, transit.protocol, class);
+        (number & 0xff_ffff) as u32
+    }
+
+    /// The queue of a flow, and what it is given.
     pub(super) fn flow_of(&self, tuple: &FlowTuple, treatment: &Treatment) -> DatagramFlow {
         DatagramFlow {
-            id: (self.flow_numbers.of(tuple, treatment.class) & 0xff_ffff) as u32,
+            id: self.flow_number(tuple, treatment.class),
             weight: (treatment.weight * 1000.0) as u32,
             class: treatment.class,
         }
@@ -124,10 +162,10 @@ impl<P: Port> Router<P> {
             mss::clamp(from.packet.buf.bytes_mut(), whole);
         }
         if !gso {
-            from.packet = match self.send_directly(now, peer, flow.id, from.packet) {
-                Ok(done) => return done,
-                Err(packet) => packet,
-            };
+            if let Some(sealed) = self.seal_directly(now, peer, flow.id, &mut from.packet) {
+                self.send_sealed(now, peer, sealed?, from.packet.buf);
+                return Ok(());
+            }
         }
         let bytes = from.packet.buf.bytes();
         let Some(p) = self.peer_mut(peer) else {

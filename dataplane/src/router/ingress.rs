@@ -6,10 +6,9 @@ use mef_io::Port;
 use mef_packet::wire::{checksum, ethernet, ip, ipv4, ipv6, tcp, udp, WireError};
 use mef_packet::{Buffer, Checksum, Gso, Instant, Meta, Packet, PortId};
 
-use super::direct::Arrived;
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
-use crate::config::FlowTuple;
+use crate::config::{FlowTuple, PeerId};
 use crate::drops::{DropReason, Stage};
 use crate::fib::is_martian;
 use crate::host_tcp;
@@ -49,7 +48,7 @@ impl Transit {
     /// Reads the header of the IP packet that `bytes` begin with; its length. Written field by field
     /// to where it stays: to move it right after would wait for the stores.
     #[inline]
-    fn read(&mut self, bytes: &[u8]) -> Result<usize, WireError> {
+    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, WireError> {
         if ip::version(bytes) == 6 {
             let v = ipv6::View::parse(bytes)?;
             (self.src, self.dst) = (v.src().into(), v.dst().into());
@@ -78,17 +77,24 @@ impl Transit {
         };
     }
 
-    /// The flow of the packet.
-    pub fn tuple(&self, bytes: &[u8]) -> FlowTuple {
+    /// Source and destination port, 0 where there are none.
+    #[inline]
+    pub fn ports(&self, bytes: &[u8]) -> (u16, u16) {
         let at = usize::from(self.ports_at);
         let ports = bytes.get(at..).and_then(|b| b.first_chunk::<4>());
         let [a, b, c, d] = ports.filter(|_| at > 0).copied().unwrap_or([0; 4]);
+        (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+    }
+
+    /// The flow of the packet.
+    pub fn tuple(&self, bytes: &[u8]) -> FlowTuple {
+        let (source_port, port) = self.ports(bytes);
         FlowTuple {
             source: self.src,
             destination: self.dst,
             protocol: self.protocol,
-            source_port: u16::from_be_bytes([a, b]),
-            port: u16::from_be_bytes([c, d]),
+            source_port,
+            port,
         }
     }
 }
@@ -146,9 +152,8 @@ impl<P: Port> Router<P> {
             // Neighbours speak of and from addresses that the forwarding table does not know.
             if let Some(protocol) = self.between_neighbours(now, port, packet)? {
                 transit.protocol = protocol;
-                if let Some(Arrived { peer, place }) = self.local(now, packet, transit)? {
-                    let bytes = packet.buf.bytes_mut().get_mut(place).unwrap_or(&mut []);
-                    self.deliver_datagram(now, peer, bytes)?;
+                if let Some(peer) = self.local(now, packet, transit)? {
+                    self.deliver_datagram(now, peer, packet.buf.bytes_mut())?;
                 }
                 return Err(Stop::Done);
             }
@@ -227,38 +232,42 @@ impl<P: Port> Router<P> {
         }
     }
 
-    /// What is addressed to the router itself; a datagram in it that goes further, if there is one.
+    /// What is addressed to the router itself. The peer of whose hosts a datagram is left in the buffer of
+    /// `packet`, if one was in it that goes further.
     pub(super) fn local(
         &mut self,
         now: Instant,
         packet: &mut Packet<P::Buf>,
         transit: &Transit,
-    ) -> Step<Option<Arrived>> {
-        Self::validate_transport(packet, transit)?;
+    ) -> Step<Option<PeerId>> {
         let (port, protocol) = (packet.meta.port, transit.protocol);
         if protocol == ipv4::PROTOCOL_UDP {
-            let view = ip::View::parse_unverified(packet.buf.bytes());
-            let ends = view.ok().and_then(|v| {
-                let u = udp::View::parse(v.payload()).ok()?;
-                Some((
-                    v.src(),
-                    u.src_port(),
-                    u.dst_port(),
-                    v.header_len() + udp::HEADER_LEN,
-                ))
-            });
-            let Some((src, src_port, dst_port, at)) = ends else {
+            let at = usize::from(transit.ports_at);
+            let datagram = packet.buf.bytes().get(at..).filter(|_| at > 0);
+            let ends = datagram.and_then(|d| udp::View::parse(d).ok());
+            let Some((src_port, dst_port)) = ends.map(|u| (u.src_port(), u.dst_port())) else {
                 return dropped(Stage::Ingress, DropReason::Truncated);
             };
             let line = self.ports.get(usize::from(port.0)).and_then(|p| p.line);
             let listens = line.filter(|l| self.lines.get(*l).is_some_and(|l| l.listen == dst_port));
             if let Some(line) = listens {
-                let from = SocketAddr::new(src, src_port);
-                return self.open(now, line, from, packet, at);
+                let from = SocketAddr::new(transit.src, src_port);
+                return self.open(now, line, from, packet, at + udp::HEADER_LEN);
             }
             self.complain(now, port, packet.buf.bytes(), IcmpError::PortUnreachable);
             return dropped(Stage::Ingress, DropReason::NoListener);
         }
+        self.local_other(now, packet, transit)
+    }
+
+    fn local_other(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet<P::Buf>,
+        transit: &Transit,
+    ) -> Step<Option<PeerId>> {
+        Self::validate_transport(packet, transit)?;
+        let (port, protocol) = (packet.meta.port, transit.protocol);
         let mut out = core::mem::take(&mut self.scratch);
         let answer = if protocol == ipv4::PROTOCOL_TCP {
             match host_tcp::rst_for(packet.buf.bytes()) {

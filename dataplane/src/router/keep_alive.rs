@@ -145,7 +145,7 @@ impl<P: Port> Router<P> {
         host: SocketAddr,
         far: SocketAddr,
     ) {
-        if !self.fib.source_allowed(peer, far.ip()) {
+        if !self.fib.source_allowed(peer, &far.ip()) {
             self.counters
                 .count(Stage::Open, DropReason::SourceNotAllowed);
             return;

@@ -2,21 +2,22 @@
 
 use std::net::SocketAddr;
 
-use mef_crypto::{Header, PacketType};
+use mef_crypto::{Header, PacketType, HEADER_LEN, TAG_LEN};
 use mef_io::Port;
 use mef_packet::wire::ecn::Ecn;
 use mef_packet::{Buffer, Gso, Instant, Packet};
-use mef_protocol::link::PacketError;
+use mef_protocol::link::{PacketError, FRONT};
 use mef_protocol::recv_stream::StreamError;
 
-use super::direct::Arrived;
 use super::pipeline::{dropped, Step, Stop};
 use super::Router;
+use crate::config::PeerId;
 use crate::drops::{DropReason, Stage};
 use crate::outer;
 
 impl<P: Port> Router<P> {
-    /// Takes a UDP datagram of a link, or a super-frame of several, whose payload begins at `at`.
+    /// Takes a UDP datagram of a link, or a super-frame of several, whose payload begins at `at`. The
+    /// peer, where what is left in the buffer of `packet` is a datagram of its hosts.
     pub(super) fn open(
         &mut self,
         now: Instant,
@@ -24,7 +25,7 @@ impl<P: Port> Router<P> {
         from: SocketAddr,
         packet: &mut Packet<P::Buf>,
         at: usize,
-    ) -> Step<Option<Arrived>> {
+    ) -> Step<Option<PeerId>> {
         self.outer = Ecn::of(packet.buf.bytes());
         let gso = packet.meta.gso == Gso::Udp && packet.meta.gso_size > 0;
         let Some(payload) = packet.buf.bytes_mut().get_mut(at..) else {
@@ -37,10 +38,14 @@ impl<P: Port> Router<P> {
         };
         if payload.len() <= size {
             let arrived = self.open_one(now, line, from, payload, true)?;
-            return Ok(arrived.map(|a| Arrived {
-                place: a.place.start + at..a.place.end + at,
-                ..a
-            }));
+            if arrived.is_some() {
+                let end = packet.buf.len().saturating_sub(TAG_LEN);
+                packet.buf.truncate(end);
+                if packet.buf.trim_front(at + HEADER_LEN + FRONT).is_none() {
+                    return dropped(Stage::Open, DropReason::Truncated);
+                }
+            }
+            return Ok(arrived);
         }
         for datagram in payload.chunks_mut(size) {
             let step = self.open_one(now, line, from, datagram, false);
@@ -52,7 +57,8 @@ impl<P: Port> Router<P> {
     }
 
     /// One packet of a link. Where it is the only one of its buffer, what is a datagram may be taken
-    /// from where it lies.
+    /// from where it lies, behind the headers of packet and frame.
+    #[inline]
     fn open_one(
         &mut self,
         now: Instant,
@@ -60,7 +66,7 @@ impl<P: Port> Router<P> {
         from: SocketAddr,
         datagram: &mut [u8],
         only: bool,
-    ) -> Step<Option<Arrived>> {
+    ) -> Step<Option<PeerId>> {
         let header = match Header::parse(datagram) {
             Ok(h) => h,
             Err(e) => return dropped(Stage::Open, mef_crypto::OpenError::from(e)),
@@ -86,7 +92,7 @@ impl<P: Port> Router<P> {
         header: Header,
         datagram: &mut [u8],
         only: bool,
-    ) -> Step<Option<Arrived>> {
+    ) -> Step<Option<PeerId>> {
         let Some(l) = self.lines.get_mut(line) else {
             return Ok(None);
         };
@@ -109,19 +115,14 @@ impl<P: Port> Router<P> {
             Ok(o) => o,
             Err(e) => return dropped(Stage::Open, e),
         };
-        let at = range.start;
         let inner = datagram.get_mut(range).unwrap_or(&mut []);
-        if only {
-            let outer = self.outer;
-            let place = peer
+        let outer = self.outer;
+        if only
+            && peer
                 .link
-                .take_directly(now, number, line_bytes, outer, inner);
-            if let Some(place) = place {
-                return Ok(Some(Arrived {
-                    peer: peer.id,
-                    place: place.start + at..place.end + at,
-                }));
-            }
+                .take_directly(now, number, line_bytes, outer, inner)
+        {
+            return Ok(Some(peer.id));
         }
         match peer.link.handle_marked_packet(
             now,

@@ -228,7 +228,8 @@ impl<P: Port> Router<P> {
         }
     }
 
-    fn send_frame(&mut self, port: PortId, dst: [u8; 6], mut packet: Packet<P::Buf>) {
+    #[inline]
+    pub(super) fn send_frame(&mut self, port: PortId, dst: [u8; 6], mut packet: Packet<P::Buf>) {
         let Some(p) = self.ports.get_mut(usize::from(port.0)) else {
             return;
         };
@@ -248,8 +249,14 @@ impl<P: Port> Router<P> {
             self.counters.count(Stage::Tx, DropReason::NoRoom);
             return;
         }
-        p.waiting += packet.buf.len();
-        p.out.push(packet);
+        Self::queue_frame(p, packet);
+    }
+
+    /// A whole frame leaves by `p`. Inlined so that the frame is written to where it waits.
+    #[inline(always)]
+    pub(super) fn queue_frame(p: &mut super::PortState<P>, frame: Packet<P::Buf>) {
+        p.waiting += frame.buf.len();
+        p.out.push(frame);
         if p.out.len() >= super::BATCH || p.waiting >= MOST_WAITING {
             Self::flush_port(p);
         }

@@ -109,7 +109,7 @@ impl<P: Port> Router<P> {
     ) -> Step<()> {
         match route {
             Some(Route::Local(_)) => match self.local(now, &mut packet, transit) {
-                Ok(Some(arrived)) => self.deliver_directly(now, packet, arrived),
+                Ok(Some(peer)) => self.deliver_directly(now, peer, packet),
                 done => {
                     self.recycle(packet.meta.port, packet.buf);
                     done.map(|_| ())
@@ -118,6 +118,13 @@ impl<P: Port> Router<P> {
             Some(Route::Broadcast(_)) => dropped(Stage::Ingress, DropReason::MartianDestination),
             found => {
                 let route = self.route(now, &mut packet, transit, found.as_ref())?;
+                if let Route::Peer(peer) = *route {
+                    self.counters.at_link(peer.0);
+                    if let Some(sealed) = self.seal_transit(now, peer, transit, &mut packet) {
+                        self.send_sealed(now, peer, sealed?, packet.buf);
+                        return Ok(());
+                    }
+                }
                 self.carry(now, packet, transit, route)
             }
         }

@@ -280,7 +280,7 @@ impl<P: Port> Router<P> {
 
     /// The peer's host wants a connection to one of ours.
     fn open_towards_host(&mut self, now: Instant, peer: PeerId, number: u32, setup: Setup) {
-        let refused = if !self.fib.source_allowed(peer, setup.source.ip()) {
+        let refused = if !self.fib.source_allowed(peer, &setup.source.ip()) {
             Some((DropReason::SourceNotAllowed, refusal::PROHIBITED))
         } else if self.draining.is_some() {
             Some((DropReason::Draining, refusal::UNREACHABLE))

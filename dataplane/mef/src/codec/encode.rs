@@ -22,6 +22,17 @@ pub fn datagram_front(
     Some([0, 0, 0, 0, a, b, 64, 1, kind, high, low, w, x, y, z])
 }
 
+/// The flags of a packet that holds one DGRAM frame and nothing else, so that its datagram stands where
+/// [`datagram_front`] ends; `None` for any other.
+#[inline]
+pub fn single_datagram(inner: &[u8]) -> Option<u16> {
+    let front = inner.first_chunk::<{ INNER_HEADER + DATAGRAM_OVERHEAD }>()?;
+    let [_, _, _, _, a, b, _, frames, kind, high, low, ..] = *front;
+    let body = usize::from(u16::from_be_bytes([high, low]));
+    let whole = INNER_HEADER + FRAME_HEADER + body == inner.len();
+    (frames == 1 && kind == kind::DGRAM && whole).then_some(u16::from_be_bytes([a, b]))
+}
+
 /// Builds the inner part of one packet in a caller's buffer.
 #[derive(Debug)]
 pub struct Builder<'a> {

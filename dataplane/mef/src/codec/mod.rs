@@ -20,7 +20,7 @@ use mef_packet::BitRate;
 use crate::classes::Class;
 
 pub use decode::{parse, take_varint, Frames};
-pub use encode::{datagram_front, put_varint, Builder};
+pub use encode::{datagram_front, put_varint, single_datagram, Builder};
 
 /// Bytes of the inner header.
 pub const INNER_HEADER: usize = 8;

@@ -139,6 +139,40 @@ fn a_frame_that_does_not_fit_leaves_no_trace() {
 }
 
 proptest! {
+    /// Read in place it is what the frames say, and the other way round.
+    #[test]
+    fn one_datagram_and_nothing_else_is_recognised(
+        kinds in proptest::collection::vec(0u8..4, 0..3),
+        flags: u16,
+        datagram in proptest::collection::vec(any::<u8>(), 0..100),
+        cut in 0usize..4,
+        change in proptest::option::of((0usize..20, any::<u8>())),
+    ) {
+        let mut packet = Vec::new();
+        let mut b = Builder::new(&mut packet, 1400);
+        b.flag(flags);
+        for kind in kinds {
+            b.push(&match kind {
+                0 => Frame::Ping { floor: 7 },
+                _ => Frame::Datagram { flow: 9, packet: &datagram },
+            });
+        }
+        b.finish();
+        packet.truncate(packet.len() - cut.saturating_sub(1));
+        if let Some((at, to)) = change {
+            if let Some(byte) = packet.get_mut(at) {
+                *byte = to;
+            }
+        }
+        let read = parse(&packet).ok().and_then(|(header, mut frames)| match frames.next()? {
+            Ok(Frame::Datagram { packet: inside, .. })
+                if header.frames == 1 && inside == &packet[packet.len() - inside.len()..]
+                    && INNER_HEADER + DATAGRAM_OVERHEAD + inside.len() == packet.len() => Some(header.flags),
+            _ => None,
+        });
+        prop_assert_eq!(single_datagram(&packet), read);
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
         if let Ok((_, frames)) = parse(&bytes) {

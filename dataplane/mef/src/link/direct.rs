@@ -7,14 +7,12 @@
 //!           '------------- FRONT -------------'
 //! ```
 
-use core::ops::Range;
-
 use mef_packet::wire::ecn::{self, Ecn};
 use mef_packet::Instant;
 
 use super::{Link, Packed};
-use crate::codec::{self, Frame, DATAGRAM_OVERHEAD, INNER_HEADER};
-use crate::sent::{Carried, MAX_CARRIED};
+use crate::carried::{Carried, CarriedSet};
+use crate::codec::{self, DATAGRAM_OVERHEAD, INNER_HEADER};
 
 /// Bytes in front of a datagram that has its packet to itself.
 pub const FRONT: usize = INNER_HEADER + DATAGRAM_OVERHEAD;
@@ -46,8 +44,7 @@ impl Link {
         let (front, datagram) = inner.split_first_chunk_mut::<FRONT>()?;
         *front = codec::datagram_front(flags, flow, datagram.len())?;
         let traffic_class = ecn::traffic_class(datagram).unwrap_or(0);
-        let mut carried = [Carried::Nothing; MAX_CARRIED];
-        carried[0] = Carried::Datagram;
+        let carried = CarriedSet::one(Carried::Datagram);
         let mut packed = self.account(now, number, len, carried, true);
         packed.waited = Some(core::time::Duration::ZERO);
         packed.traffic_class = traffic_class;
@@ -55,8 +52,9 @@ impl Link {
     }
 
     /// Takes a packet that carries one whole datagram and nothing else, as
-    /// [`handle_marked_packet`](Self::handle_marked_packet) does; where in `inner` the datagram lies.
-    /// `None`, and nothing has changed, for any other packet, or while events wait that it would overtake.
+    /// [`handle_marked_packet`](Self::handle_marked_packet) does: the datagram is what stands in `inner`
+    /// behind [`FRONT`] bytes. `false`, and nothing has changed, for any other packet, or while events
+    /// wait that it would overtake.
     pub fn take_directly(
         &mut self,
         now: Instant,
@@ -64,22 +62,20 @@ impl Link {
         line_bytes: u64,
         outer: Ecn,
         inner: &mut [u8],
-    ) -> Option<Range<usize>> {
+    ) -> bool {
         if !self.probing || !self.events.is_empty() {
-            return None;
+            return false;
         }
-        let (header, mut frames) = codec::parse(inner).ok()?;
-        let Ok(Frame::Datagram { packet, .. }) = frames.next()? else {
-            return None;
+        let Some(flags) = codec::single_datagram(inner) else {
+            return false;
         };
-        let place = FRONT..FRONT + packet.len();
-        if header.frames != 1 || place.end != inner.len() {
-            return None;
-        }
-        let ecn = Ecn::of(packet).leaving(outer)?;
+        let datagram = inner.get_mut(FRONT..).unwrap_or_default();
+        let Some(ecn) = Ecn::of(datagram).leaving(outer) else {
+            return false;
+        };
         // Of what is no IP packet nothing is changed: who forwards it refuses it.
-        let _ = ecn::set(inner.get_mut(place.clone())?, ecn);
-        self.note_received(now, number, line_bytes, header.flags);
-        Some(place)
+        let _ = ecn::set(datagram, ecn);
+        self.note_received(now, number, line_bytes, flags);
+        true
     }
 }

@@ -430,30 +430,8 @@ impl Link {
             }
             self.check_silence(now);
         }
-        let (symbol, loss, gap) = (
-            self.payload_size(),
-            self.loss.repair_loss(),
-            self.span_gap(),
-        );
-        let due: Vec<u32> = self
-            .quiet
-            .iter()
-            .copied()
-            .filter(|id| {
-                self.flows
-                    .get(id)
-                    .is_none_or(|f| f.send.span_due(gap).is_none_or(|t| t <= now))
-            })
-            .collect();
-        for id in due {
-            self.quiet.remove(&id);
-            if let Some(f) = self.flows.get_mut(&id) {
-                if f.send.span_due(gap).is_some() {
-                    Self::open_span(&mut f.send, now, symbol, loss);
-                    self.spanned.insert(id);
-                    self.activated.push((SendKey::Stream(id), f.weight));
-                }
-            }
+        if !self.quiet.is_empty() {
+            self.open_spans(now);
         }
         // One at a time: each takes about as long as the line's credit lasts.
         for id in &self.spanned {
@@ -484,5 +462,34 @@ impl Link {
         }
         self.guard.poll(now);
         self.steer(now);
+    }
+
+    /// Opens the spans of flows that have been quiet for long enough.
+    fn open_spans(&mut self, now: Instant) {
+        let (symbol, loss, gap) = (
+            self.payload_size(),
+            self.loss.repair_loss(),
+            self.span_gap(),
+        );
+        let due: Vec<u32> = self
+            .quiet
+            .iter()
+            .copied()
+            .filter(|id| {
+                self.flows
+                    .get(id)
+                    .is_none_or(|f| f.send.span_due(gap).is_none_or(|t| t <= now))
+            })
+            .collect();
+        for id in due {
+            self.quiet.remove(&id);
+            if let Some(f) = self.flows.get_mut(&id) {
+                if f.send.span_due(gap).is_some() {
+                    Self::open_span(&mut f.send, now, symbol, loss);
+                    self.spanned.insert(id);
+                    self.activated.push((SendKey::Stream(id), f.weight));
+                }
+            }
+        }
     }
 }

@@ -5,12 +5,12 @@ use core::time::Duration;
 use mef_packet::Instant;
 
 use super::{Control, Link, Opening, Packed, SendKey};
+use crate::carried::{Carried, CarriedSet, MAX_CARRIED};
 use crate::chunks::ChunkPool;
 use crate::codec::{
     Builder, Frame, Hello, Setup, FLAG_ACK_NOW, FLAG_ELICITS_ACK, INNER_HEADER, REPAIR_OVERHEAD,
 };
 use crate::send_stream::{End, Next};
-use crate::sent::{is_probe, Carried, CarriedSet, MAX_CARRIED};
 
 /// Share of the line that acknowledgements may take.
 const CONTROL_SHARE: f64 = 0.01;
@@ -26,14 +26,14 @@ enum Attempt {
 }
 
 struct CarriedList {
-    set: CarriedSet,
+    frames: [Carried; MAX_CARRIED],
     count: usize,
 }
 
 impl CarriedList {
     const fn new() -> Self {
         Self {
-            set: [Carried::Nothing; MAX_CARRIED],
+            frames: [Carried::Nothing; MAX_CARRIED],
             count: 0,
         }
     }
@@ -41,10 +41,13 @@ impl CarriedList {
         self.count == MAX_CARRIED
     }
     fn push(&mut self, c: Carried) {
-        if let Some(s) = self.set.get_mut(self.count) {
+        if let Some(s) = self.frames.get_mut(self.count) {
             *s = c;
             self.count += 1;
         }
+    }
+    fn set(&self) -> CarriedSet {
+        CarriedSet::of(self.frames.get(..self.count).unwrap_or_default())
     }
 }
 
@@ -120,7 +123,7 @@ impl Link {
             b.flag(FLAG_ELICITS_ACK);
         }
         let inner_len = b.finish();
-        let packed = self.account(now, number, inner_len, carried.set, elicits);
+        let packed = self.account(now, number, inner_len, carried.set(), elicits);
         if acked {
             let share = self.control_rate(CONTROL_SHARE);
             self.received.ack_sent(now, packed.line_bytes, share);
@@ -218,9 +221,8 @@ impl Link {
         b.push(&Frame::Probe { padding });
         b.flag(FLAG_ELICITS_ACK);
         let inner_len = b.finish();
-        let mut carried = CarriedList::new();
-        carried.push(Carried::Probe { size });
-        Some(self.account(now, number, inner_len, carried.set, true))
+        let carried = CarriedSet::one(Carried::Probe { size });
+        Some(self.account(now, number, inner_len, carried, true))
     }
 
     /// Packs the next packet of the flow or datagram queue `key`, appended to `out`; `None` when it has nothing to send.
@@ -288,7 +290,7 @@ impl Link {
             return Attempt::Nothing;
         };
         let mut b = Builder::new(out, limit);
-        let mut carried = CarriedList::new();
+        let carried;
         match next {
             Next::Data {
                 offset,
@@ -306,12 +308,12 @@ impl Link {
                 let fresh = f.send.on_sent(offset, len, generation);
                 self.stats.bytes_retransmitted += f.send.retransmitted() - before;
                 self.stream_sent += fresh;
-                carried.push(Carried::Data {
+                carried = Carried::Data {
                     flow: id,
                     offset,
                     len: u16::try_from(len).unwrap_or(u16::MAX),
                     generation,
-                });
+                };
                 if fresh > 0 {
                     // The host may be read again.
                     if !f.told && f.send.unsent() < 32 * 1024 {
@@ -345,7 +347,7 @@ impl Link {
                     return Attempt::Other;
                 }
                 self.stats.repairs_sent += 1;
-                carried.push(Carried::Repair { flow: id, base });
+                carried = Carried::Repair { flow: id, base };
             }
         }
         b.flag(flags);
@@ -354,7 +356,8 @@ impl Link {
         }
         let inner_len = b.finish();
         let dscp = f.setup.map_or(0, |s| s.dscp);
-        let mut packed = self.account(now, number, inner_len, carried.set, true);
+        let carried = CarriedSet::one(carried);
+        let mut packed = self.account(now, number, inner_len, carried, true);
         packed.traffic_class = dscp << 2;
         Attempt::Packed(packed)
     }
@@ -376,15 +379,15 @@ impl Link {
         };
         b.flag(flags);
         let inner_len = b.finish();
-        let mut carried = CarriedList::new();
-        carried.push(Carried::Datagram);
-        let mut packed = self.account(now, number, inner_len, carried.set, true);
+        let carried = CarriedSet::one(Carried::Datagram);
+        let mut packed = self.account(now, number, inner_len, carried, true);
         packed.waited = Some(waited);
         packed.traffic_class = traffic_class;
         packed.more = self.half.is_some();
         Some(packed)
     }
 
+    #[inline]
     pub(super) fn account(
         &mut self,
         now: Instant,
@@ -398,7 +401,7 @@ impl Link {
         self.sent_bytes += line_bytes;
         let size = u16::try_from(size).unwrap_or(u16::MAX);
         // Probes are expected to be lost: they are no evidence of a black hole.
-        if !is_probe(&carried) {
+        if !carried.is_probe() {
             self.pmtu.on_packet_sent(now, size);
         }
         self.sent

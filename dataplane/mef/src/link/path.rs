@@ -6,8 +6,8 @@ use core::time::Duration;
 use mef_packet::Instant;
 
 use super::{Control, Event, Link, Packed};
+use crate::carried::CarriedSet;
 use crate::codec::{Builder, Frame};
-use crate::sent::{Carried, MAX_CARRIED};
 
 /// Most challenges that wait for their answer.
 const MAX_ANSWERS: usize = 4;
@@ -70,13 +70,7 @@ impl Link {
         let mut b = Builder::new(out, CHALLENGE_LIMIT);
         b.push(&Frame::PathChallenge { token });
         let inner_len = b.finish();
-        Some(self.account(
-            now,
-            number,
-            inner_len,
-            [Carried::Nothing; MAX_CARRIED],
-            false,
-        ))
+        Some(self.account(now, number, inner_len, CarriedSet::NOTHING, false))
     }
 
     /// The peer wants to know whether packets reach this end where it was heard.

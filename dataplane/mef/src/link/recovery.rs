@@ -6,11 +6,13 @@ use core::time::Duration;
 use mef_packet::Instant;
 
 use super::{Control, Event, Link, Opening, PacketError, SendKey, KEEPALIVE, KEEPALIVE_UNUSED};
+use crate::carried::Carried;
 use crate::chunks::ChunkPool;
 use crate::codec::Ack;
 use crate::guard::AckSample;
+use crate::pmtu;
 use crate::send_stream::{End, SendStream};
-use crate::sent::{is_probe, Carried, Fate};
+use crate::sent::Fate;
 
 /// Round trip in which bytes are sent again as soon as they can be encoded and decoded.
 const SHORT_PATH: Duration = Duration::from_millis(4);
@@ -26,26 +28,19 @@ impl Link {
     ) -> Result<(), PacketError> {
         let mut fates = core::mem::take(&mut self.fates);
         fates.clear();
-        let largest_sent = self.sent.sent_at(ack.largest);
         self.note_newest(ack.largest);
         let known = self
             .sent
-            .on_ack(now, ack.largest, &ack.received, &mut fates);
-        if !known {
+            .on_ack(now, ack.largest, &ack.received, pmtu::BASE, &mut fates);
+        let Some(acked) = known else {
             self.fates = fates;
             return Err(PacketError::AckOfUnsent);
-        }
-        if let Some(at) = largest_sent.filter(|at| fates.iter().any(|f| f.sent_at == *at)) {
+        };
+        if let Some((at, sent_bytes)) = acked.sample {
             let raw = now.since(at);
             self.rtt
                 .sample(raw.saturating_sub(Duration::from_micros(u64::from(ack.delay_us))));
             self.pmtu.set_rtt(self.rtt.smoothed(), self.rtt.ack_delay());
-            let sent_bytes = fates
-                .iter()
-                .filter(|f| f.sent_at == at)
-                .map(|f| f.sent_bytes)
-                .max()
-                .unwrap_or(0);
             let sample = AckSample {
                 sent_at: at,
                 sent_bytes,
@@ -59,7 +54,7 @@ impl Link {
             }
         }
         self.report(now, ack);
-        if !fates.is_empty() {
+        if acked.packets > 0 {
             self.last_ack = now;
             self.unanswered = (self.sent.in_flight() > 0).then_some(now);
             if self.silent {
@@ -69,19 +64,15 @@ impl Link {
                 self.activate_all();
             }
         }
+        if let Some(at) = acked.newest_large {
+            self.newest_large_acked = self.newest_large_acked.max(at);
+            self.pmtu.on_large_acked();
+        }
         for fate in &fates {
             if fate.spurious {
                 self.loss.on_spurious(1);
                 self.stats.packets_spurious += 1;
             }
-            if is_probe(&fate.carried) {
-                self.apply_acked(now, pool, fate);
-                continue;
-            }
-            if fate.size > crate::pmtu::BASE {
-                self.newest_large_acked = self.newest_large_acked.max(fate.sent_at);
-            }
-            self.pmtu.on_packet_acked(fate.size);
             self.apply_acked(now, pool, fate);
         }
         self.fates = fates;
@@ -95,11 +86,11 @@ impl Link {
         fates.clear();
         self.sent.detect_lost(now, &self.rtt, &mut fates);
         let loss = &mut self.loss;
-        self.sent.settle(|arrived| {
+        self.sent.settle(|arrived, packets| {
             if arrived {
-                loss.on_acked(1)
+                loss.on_acked(packets)
             } else {
-                loss.on_lost(1)
+                loss.on_lost(packets)
             }
         });
         self.sent.forget(now, &self.rtt);
@@ -107,7 +98,7 @@ impl Link {
         for fate in &fates {
             self.stats.packets_lost += 1;
             // A loss that a later large packet survived says nothing about size.
-            if fate.sent_at > self.newest_large_acked && !is_probe(&fate.carried) {
+            if fate.sent_at > self.newest_large_acked && !fate.carried.is_probe() {
                 self.pmtu.on_packet_lost(now, fate.size);
             }
             self.apply_lost(now, fate);
@@ -119,7 +110,7 @@ impl Link {
     }
 
     pub(super) fn apply_acked(&mut self, now: Instant, pool: &mut ChunkPool, fate: &Fate) {
-        for c in fate.carried {
+        for c in fate.carried.iter() {
             match c {
                 Carried::Data {
                     flow, offset, len, ..
@@ -169,7 +160,7 @@ impl Link {
     }
 
     pub(super) fn apply_lost(&mut self, now: Instant, fate: &Fate) {
-        for c in fate.carried {
+        for c in fate.carried.iter() {
             match c {
                 Carried::Data {
                     flow,
@@ -214,6 +205,9 @@ impl Link {
 
     /// Applies the repair rule to every flow with open spans.
     pub(super) fn top_up(&mut self, now: Instant) {
+        if self.spanned.is_empty() {
+            return;
+        }
         let loss = self.loss.repair_loss();
         let patience = self.rtt.smoothed() / 4 + Duration::from_millis(30);
         let mut over = Vec::new();

@@ -17,7 +17,8 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const TOTAL_LEN_AT: usize = 2;
 const TTL_AT: usize = 8;
-const CHECKSUM_AT: usize = 10;
+/// Where the header checksum stands.
+pub const CHECKSUM_AT: usize = 10;
 
 /// A checked view of an IPv4 packet.
 #[derive(Clone, Copy, Debug)]
