@@ -145,7 +145,7 @@ fn worker(size: Size, crew: Option<Crew<DpdkBuf>>, first: u32, begin: &Barrier, 
 
 /// So many workers at the same time; cycles per packet of each.
 fn run(size: Size, workers: u16, bare: bool) -> Vec<u64> {
-    let shared = Arc::new(Shared::new(workers, 0, KEY));
+    let shared = Arc::new(Shared::new(workers, 2, 0, KEY));
     let bells = (0..workers).map(|_| Arc::default()).collect();
     let crew = Crew::all(&shared, bells);
     let begin = Barrier::new(usize::from(workers));

@@ -141,8 +141,7 @@ fn start<P: Port + Send>(
 where
     P::Buf: Send,
 {
-    let (workers, peers) = (common.config.workers, common.config.peers.len());
-    let crew = workers::crew(workers, peers, key, asker);
+    let crew = workers::crew(&common.config, key, asker);
     let work = |ports, mailbox, crew| serve(common, ports, mailbox, crew);
     workers::run_all(
         ports,

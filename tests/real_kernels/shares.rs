@@ -22,14 +22,14 @@ fn long() -> bool {
 }
 
 /// TCP flows from `a1` to `b1`, counted where they arrive.
-struct Flows {
+pub struct Flows {
     stop: Arc<AtomicBool>,
     counts: Vec<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Flows {
-    fn start(lab: &Lab, ports: &[u16]) -> Self {
+    pub fn start(lab: &Lab, ports: &[u16]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut counts, mut threads) = (Vec::new(), Vec::new());
         for &port in ports {
@@ -76,7 +76,7 @@ impl Flows {
     }
 
     /// Bytes of each within `time`.
-    fn measure(&self, time: Duration) -> Vec<u64> {
+    pub fn measure(&self, time: Duration) -> Vec<u64> {
         let read = || -> Vec<u64> {
             let counts = self.counts.iter();
             counts.map(|c| c.load(Ordering::Relaxed)).collect()

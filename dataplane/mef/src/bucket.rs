@@ -103,6 +103,16 @@ impl LineBudget {
         self.at + Duration::from_nanos(debt.div_ceil(self.rate.0))
     }
 
+    /// How long it takes at this rate until a frame may leave. Asking changes nothing.
+    pub fn debt(&mut self, now: Instant) -> Duration {
+        self.refill(now);
+        let debt = self.credit.min(0).unsigned_abs();
+        match debt.div_ceil(self.rate.0.max(1)) {
+            _ if debt > 0 && self.rate.0 == 0 => Duration::MAX,
+            nanos => Duration::from_nanos(nanos),
+        }
+    }
+
     /// Nobody has anything to send: what is earned beyond the cap from here on is unused, not lost.
     pub fn idle(&mut self) {
         self.waiting = false;

@@ -165,6 +165,11 @@ impl<K: Copy + Eq + Hash> ClassScheduler<K> {
         self.flows(class).weight(key)
     }
 
+    /// Sums of the weights of the flows that have something to send: latency, balanced, bulk.
+    pub fn active_weights(&self) -> [u64; 3] {
+        [&self.latency, &self.balanced, &self.bulk].map(FairScheduler::active_weight)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.latency.is_empty() && self.between.is_empty()
     }

@@ -40,6 +40,18 @@ pub trait LinkEnd {
 struct Limit {
     budget: LineBudget,
     parked: Vec<(Class, SendKey, u32)>,
+    spent: Bytes,
+}
+
+/// What a line, or a link's own limit, has to carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sums of the weights, in thousandths, of the flows that wait: latency, balanced, bulk.
+    pub weights: [u64; 3],
+    /// Charged since the start.
+    pub spent: Bytes,
+    /// How long nothing may leave.
+    pub debt: Duration,
 }
 
 /// What leaves next.
@@ -65,6 +77,8 @@ const PLAIN_MEMORY: usize = 32 << 20;
 pub struct Line<T = ()> {
     capacity: BitRate,
     budget: LineBudget,
+    /// Charged since the start.
+    spent: Bytes,
     scheduler: ClassScheduler<Turn>,
     plain: FlowQueues<T>,
     /// Bytes that the line carries beside the IP packet.
@@ -83,6 +97,7 @@ impl<T: Queued> Line<T> {
         Self {
             capacity,
             budget: LineBudget::new(now, capacity.scale(UTILISATION), 0),
+            spent: Bytes(0),
             scheduler: ClassScheduler::new(now, capacity),
             plain: FlowQueues::new(Limits::new(capacity, PLAIN_RTT, PLAIN_MEMORY)),
             frame_overhead: ETHERNET,
@@ -99,6 +114,35 @@ impl<T: Queued> Line<T> {
     pub fn set_share(&mut self, now: Instant, share: f64) {
         self.budget
             .set_rate(now, self.capacity.scale(UTILISATION * share));
+    }
+    /// What waits for the line, and what it has carried.
+    pub fn load(&mut self, now: Instant) -> Load {
+        Load {
+            weights: self.scheduler.active_weights(),
+            spent: self.spent,
+            debt: self.budget.debt(now),
+        }
+    }
+    /// The same of the own limit of the link in this place; flows that wait for the line alone do not count.
+    pub fn link_load(&mut self, now: Instant, place: usize) -> Load {
+        let Some(Some(limit)) = self.limits.get_mut(place) else {
+            return Load::default();
+        };
+        let mut weights = [0; 3];
+        for (class, _, weight) in &limit.parked {
+            let [latency, balanced, bulk] = &mut weights;
+            let sum = match class {
+                Class::Latency => latency,
+                Class::Balanced => balanced,
+                Class::Bulk => bulk,
+            };
+            *sum += u64::from(*weight);
+        }
+        Load {
+            weights,
+            spent: limit.spent,
+            debt: limit.budget.debt(now),
+        }
     }
     /// The queues of packets in the clear.
     pub fn plain(&self) -> &FlowQueues<T> {
@@ -146,6 +190,7 @@ impl<T: Queued> Line<T> {
     }
     /// Charges a packet that does not wait for its turn, such as a handshake.
     pub fn charge(&mut self, now: Instant, bytes: u64) {
+        self.spent.0 += bytes;
         self.budget.charge(now, Bytes(bytes));
     }
 
@@ -170,6 +215,7 @@ impl<T: Queued> Line<T> {
                         *limit = Some(Limit {
                             budget: LineBudget::new(now, rate, 0),
                             parked: Vec::new(),
+                            spent: Bytes(0),
                         })
                     }
                 }
@@ -303,13 +349,16 @@ impl<T: Queued> Line<T> {
         };
         let bytes = Bytes(packet.size() as u64 + u64::from(self.frame_overhead));
         self.scheduler.charge(class, turn, bytes);
+        self.spent.0 += bytes.0;
         self.budget.charge(now, bytes);
         Some((packet, waited))
     }
 
     fn pay(&mut self, now: Instant, link: usize, bytes: u64) {
+        self.spent.0 += bytes;
         self.budget.charge(now, Bytes(bytes));
         if let Some(Some(l)) = self.limits.get_mut(link) {
+            l.spent.0 += bytes;
             l.budget.charge(now, Bytes(bytes));
         }
     }

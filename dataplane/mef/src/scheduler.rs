@@ -50,6 +50,8 @@ pub struct FairScheduler<K> {
     active: Vec<usize>,
     idle: Vec<usize>,
     virtual_time: Tag,
+    /// Of the active flows.
+    weights: u64,
     arrivals: u64,
     older: Checkpoint,
     newer: Checkpoint,
@@ -96,6 +98,7 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
             active: Vec::new(),
             idle: Vec::new(),
             virtual_time: 0,
+            weights: 0,
             arrivals: 0,
             older: start,
             newer: start,
@@ -108,7 +111,7 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
         let order = self.arrivals;
         let weight = weight.max(1);
         if let Some(&slot) = self.index.get(&key) {
-            self.slots[slot].weight = weight;
+            self.reweigh(slot, weight);
             if !self.slots[slot].is_active {
                 self.heap_remove(slot);
                 let s = &mut self.slots[slot];
@@ -222,8 +225,21 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
     /// Changes the weight from the next packet on; 0 counts as 1.
     pub fn set_weight(&mut self, key: K, weight: u32) {
         if let Some(&slot) = self.index.get(&key) {
-            self.slots[slot].weight = weight.max(1);
+            self.reweigh(slot, weight.max(1));
         }
+    }
+
+    fn reweigh(&mut self, slot: usize, weight: u32) {
+        let s = &mut self.slots[slot];
+        if s.is_active {
+            self.weights = self.weights - u64::from(s.weight) + u64::from(weight);
+        }
+        s.weight = weight;
+    }
+
+    /// Sum of the weights of the flows that have something to send.
+    pub fn active_weight(&self) -> u64 {
+        self.weights
     }
 
     /// Weight of a flow that is active or remembered.
@@ -322,6 +338,9 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
 
     fn heap_insert(&mut self, slot: usize, active: bool) {
         self.slots[slot].is_active = active;
+        if active {
+            self.weights += u64::from(self.slots[slot].weight);
+        }
         let heap = self.heap(active);
         heap.push(slot);
         let place = heap.len() - 1;
@@ -330,8 +349,14 @@ impl<K: Copy + Eq + Hash> FairScheduler<K> {
 
     fn heap_remove(&mut self, slot: usize) {
         let Slot {
-            is_active, place, ..
+            is_active,
+            place,
+            weight,
+            ..
         } = self.slots[slot];
+        if is_active {
+            self.weights -= u64::from(weight);
+        }
         let heap = self.heap(is_active);
         heap.swap_remove(place);
         if place < heap.len() {

@@ -7,7 +7,7 @@ use super::text::{Kind, Text};
 use super::{process, Sample};
 use crate::control::LinkState;
 use crate::drops::{ByReason, DropReason, Stage};
-use crate::report::{Estimate, Link, Port};
+use crate::report::{Estimate, Link, Port, Worker};
 
 /// Upper bounds of the queue's histogram, microseconds.
 const WAIT_US: [u64; 13] = [
@@ -17,6 +17,7 @@ const WAIT_US: [u64; 13] = [
 
 type LinkColumn = (&'static str, Kind, &'static str, fn(&Link) -> f64);
 type PortColumn = (&'static str, Kind, &'static str, fn(&Port) -> f64);
+type WorkerColumn = (&'static str, Kind, &'static str, fn(&Worker) -> f64);
 
 fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
@@ -126,6 +127,42 @@ const PORTS: &[PortColumn] = {
     ]
 };
 
+const WORKERS: &[WorkerColumn] = {
+    use Kind::{Counter, Gauge};
+    &[
+        (
+            "mef_worker_cpu_seconds_total",
+            Counter,
+            "Processor time of the worker's thread.",
+            |w| seconds(w.cpu_us),
+        ),
+        (
+            "mef_worker_split_flows",
+            Gauge,
+            "Split flows of the worker.",
+            |w| w.split_flows as f64,
+        ),
+        (
+            "mef_worker_received_packets_total",
+            Counter,
+            "Frames that came in at the worker's queues.",
+            |w| w.received_packets as f64,
+        ),
+        (
+            "mef_worker_given_packets_total",
+            Counter,
+            "Of these, packets of other workers' flows, which were handed over.",
+            |w| w.given_packets as f64,
+        ),
+        (
+            "mef_worker_taken_packets_total",
+            Counter,
+            "Packets of the worker's flows that other workers handed over.",
+            |w| w.taken_packets as f64,
+        ),
+    ]
+};
+
 /// Of the counters of the control socket, those that stand for the whole router
 /// and are no sum over ports or links; with their help. What ends in `_bytes` is no counter.
 fn whole_router(name: &str) -> Option<(String, Kind, &'static str)> {
@@ -209,6 +246,12 @@ pub fn render(sample: &Sample, started: SystemTime) -> String {
         t.family(name, *kind, help);
         for l in &sample.links {
             t.sample(&[("link", &l.peer)], value(l));
+        }
+    }
+    for (name, kind, help, value) in WORKERS {
+        t.family(name, *kind, help);
+        for w in &sample.workers {
+            t.sample(&[("worker", &w.worker.to_string())], value(w));
         }
     }
     drops(&mut t, sample);

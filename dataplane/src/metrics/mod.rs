@@ -19,7 +19,7 @@ use mef_packet::Bytes;
 
 use crate::control::Snapshot;
 use crate::drops::Counters;
-use crate::report::{Link, Port};
+use crate::report::{Link, Port, Worker};
 use crate::stats::Histogram;
 
 /// A copy of what the router counts, from which the metrics are made.
@@ -34,4 +34,5 @@ pub struct Sample {
     pub queue_wait: Histogram,
     pub memory_used: Bytes,
     pub memory_limit: Bytes,
+    pub workers: Vec<Worker>,
 }

@@ -106,6 +106,7 @@ fn add_links(all: &mut Vec<Link>, one: Vec<Link>) {
         };
         a.state = worse(a.state, b.state);
         a.rtt_min_us = a.rtt_min_us.min(b.rtt_min_us);
+        a.rate_bps = (a.rate_bps + b.rate_bps).min(a.line_bps);
         a.loss = a.loss.max(b.loss);
         a.mtu = a.mtu.min(b.mtu);
         a.capacity_alarm |= b.capacity_alarm;
@@ -169,6 +170,8 @@ fn add_sample(all: &mut Sample, one: Sample) {
     all.drops.merge(&one.drops);
     all.queue_wait.merge(&one.queue_wait);
     all.memory_used.0 += one.memory_used.0;
+    all.memory_limit.0 += one.memory_limit.0;
+    all.workers.extend(one.workers);
 }
 
 #[cfg(test)]

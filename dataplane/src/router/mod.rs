@@ -27,6 +27,7 @@ mod plain;
 mod report;
 mod route;
 mod session;
+mod share;
 mod split;
 mod status;
 mod super_frame;
@@ -55,7 +56,7 @@ use crate::rate::RateLimit;
 use crate::reassembly::Reassembly;
 use crate::stats::Histogram;
 use crate::troubles::Troubles;
-use crate::workers::Crew;
+use crate::workers::{Crew, Moment};
 
 use drain::Drain;
 pub use host_memory::HostShare;
@@ -173,6 +174,8 @@ pub struct Router<P: Port> {
     troubles: Troubles,
     /// The others, where there are several workers.
     crew: Option<Box<Crew<P::Buf>>>,
+    /// On what is shared with them.
+    claims: share::Claims,
     /// Key of the hash by which the ports spread flows.
     steered_by: Option<u64>,
 }
@@ -233,9 +236,6 @@ impl<P: Port> Router<P> {
             let line = c.line.map(|l| {
                 let mut line = Line::new(now, l.up);
                 line.set_frame_overhead(frame_overhead(&l));
-                if workers > 1 {
-                    line.set_share(now, 1.0 / f64::from(workers));
-                }
                 lines.push(LineState {
                     port: id,
                     listen: c.listen.saturating_add(me),
@@ -300,7 +300,6 @@ impl<P: Port> Router<P> {
             let mut peer = Peer::new(now, id, p.public_key, own, endpoint, link);
             if let Some(crew) = &crew {
                 peer.link.set_workers(workers, crew.shared.key());
-                peer.link.set_share(1.0 / f64::from(workers));
             }
             if let Some(target) = line.auto {
                 peer.link.estimate_capacity(now, target);
@@ -365,6 +364,7 @@ impl<P: Port> Router<P> {
             stats: Tallies::default(),
             troubles: Troubles::default(),
             crew: crew.map(Box::new),
+            claims: share::Claims::default(),
             steered_by: None,
         };
         let announced = if me == 0 { router.ports.len() } else { 0 };
@@ -409,8 +409,10 @@ impl<P: Port> Router<P> {
             self.flush();
             return true;
         }
+        self.take_shares(now, Moment::Before);
         self.laps.end(Lap::Flows);
         self.pull(now);
+        self.take_shares(now, Moment::Behind);
         self.laps.end(Lap::Pull);
         // What was pulled made room: the hosts' next bytes are read before the next wake-up.
         self.take_link_events(now);
@@ -457,6 +459,7 @@ impl<P: Port> Router<P> {
         at = at.min(self.reassembly.due().unwrap_or(at));
         at = at.min(self.neighbours.poll_timeout().unwrap_or(at));
         at = at.min(self.flows.next_timer().unwrap_or(at));
+        at = at.min(self.shares_due().unwrap_or(at));
         if !self.blocked.is_empty() {
             at = at.min(self.retry_blocked);
         }

@@ -77,6 +77,7 @@ impl<P: Port> Router<P> {
             queue_wait: self.waited.clone(),
             memory_used: self.memory(),
             memory_limit: self.config.memory,
+            workers: vec![self.worker_row()],
         }
     }
 

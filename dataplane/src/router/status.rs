@@ -6,10 +6,19 @@ use mef_io::Port;
 use mef_packet::Instant;
 
 use super::Router;
-use crate::config::{format_measured, format_rate};
+use crate::config::{format_measured, format_rate, PeerId};
 use crate::control::{LinkSnapshot, LinkState, Snapshot};
 
 impl<P: Port> Router<P> {
+    /// As alarms name a link: of several workers, each has its own.
+    fn link_name(&self, id: PeerId) -> String {
+        let peer = self.peer_name(id);
+        match &self.crew {
+            Some(crew) => format!("{peer} (worker {})", crew.me()),
+            None => peer.to_owned(),
+        }
+    }
+
     /// The state of the router at `now`; `cpu` is what its process has used.
     pub fn snapshot(&self, now: Instant, cpu: Duration) -> Snapshot {
         let mut links = Vec::new();
@@ -39,7 +48,7 @@ impl<P: Port> Router<P> {
             if let Some(a) = link.guard().alarm() {
                 alarms.push(format!(
                     "link to {}: configured {}, seen {}: check `line` of its port",
-                    self.peer_name(p.id),
+                    self.link_name(p.id),
                     format_rate(a.configured),
                     format_measured(a.seen)
                 ));
@@ -47,7 +56,7 @@ impl<P: Port> Router<P> {
             if link.is_silent() {
                 alarms.push(format!(
                     "link to {}: silent for {:.1} s",
-                    self.peer_name(p.id),
+                    self.link_name(p.id),
                     link.silent_for(now).as_secs_f64()
                 ));
             }

@@ -16,13 +16,16 @@
 //! through a bounded ring, and a worker that sleeps is woken once for all of them.
 
 mod ring;
+mod shares;
 mod threads;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use mef_packet::flow_hash::{FlowEnd, FlowHash};
+use mef_packet::PortId;
 
 pub use ring::{Bell, Crew, CrewStats, Handed, Why};
+pub use shares::{Claim, Moment, Shares};
 pub use threads::{crew, run_all, Records};
 
 use crate::config::{FlowTuple, PeerId};
@@ -43,12 +46,16 @@ pub struct Shared {
     /// This router's own key.
     key: u64,
     lanes: Vec<Lanes>,
+    /// By port.
+    lines: Vec<Shares>,
+    /// By peer, of its downlink.
+    links: Vec<Shares>,
     drained: AtomicU32,
 }
 
 impl Shared {
-    /// For a router with so many workers and peers; nobody outside is to know `key`.
-    pub fn new(workers: u16, peers: usize, key: u64) -> Self {
+    /// For a router with so many workers, ports and peers; nobody outside is to know `key`.
+    pub fn new(workers: u16, ports: usize, peers: usize, key: u64) -> Self {
         let lanes = || Lanes {
             count: AtomicU32::new(1),
             key: AtomicU64::new(key),
@@ -57,6 +64,8 @@ impl Shared {
             workers: workers.max(1),
             key,
             lanes: (0..peers).map(|_| lanes()).collect(),
+            lines: (0..ports).map(|_| Shares::new(workers)).collect(),
+            links: (0..peers).map(|_| Shares::new(workers)).collect(),
             drained: AtomicU32::new(0),
         }
     }
@@ -67,6 +76,15 @@ impl Shared {
     /// This router's own key of the flow hash, which it tells its peers.
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// How the line of a port is shared.
+    pub fn line(&self, port: PortId) -> Option<&Shares> {
+        self.lines.get(usize::from(port.0))
+    }
+    /// How the downlink of a peer is shared.
+    pub fn link(&self, peer: PeerId) -> Option<&Shares> {
+        self.links.get(usize::from(peer.0))
     }
 
     /// How many workers have a link to the peer.
@@ -141,10 +159,10 @@ mod tests {
     #[test]
     fn both_ends_agree_whatever_they_have() {
         for (ours, theirs) in [(1, 4), (4, 1), (2, 2), (4, 3), (2, 32)] {
-            let (a, b) = (Shared::new(ours, 1, 7), Shared::new(theirs, 1, 9));
+            let (a, b) = (Shared::new(ours, 1, 1, 7), Shared::new(theirs, 1, 1, 9));
             let peer = PeerId(0);
             assert_eq!(a.owner(peer, &tuple(1)), 0, "before HELLO");
-            assert!(a.learn(peer, theirs, b.key(), true) || ours == 1);
+            assert!(a.learn(peer, theirs, b.key(), true) || ours.min(theirs) == 1);
             assert!(b.learn(peer, ours, a.key(), false));
             assert!(!a.learn(peer, theirs, b.key(), true));
             let mut used = std::collections::BTreeSet::new();
@@ -159,7 +177,7 @@ mod tests {
 
     #[test]
     fn nonsense_of_a_peer_is_bounded() {
-        let s = Shared::new(2, 1, 7);
+        let s = Shared::new(2, 1, 1, 7);
         s.learn(PeerId(0), 0, 0, false);
         assert_eq!(s.lanes(PeerId(0)), 1);
         s.learn(PeerId(0), u16::MAX, 0, false);

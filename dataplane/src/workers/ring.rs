@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn crew(workers: u16, bells: Vec<Arc<Bell>>) -> Vec<Crew<HeapBuf>> {
-        Crew::all(&Arc::new(Shared::new(workers, 1, 7)), bells)
+        Crew::all(&Arc::new(Shared::new(workers, 1, 1, 7)), bells)
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mef_io::Port;
 
 use super::{Bell, Crew, Shared};
+use crate::config::Config;
 use crate::persist::{Counters, Keeper};
 use crate::report::{Asker, Mailbox};
 
@@ -35,12 +36,13 @@ impl Records {
     }
 }
 
-/// The parts of so many workers, which the asker's questions wake; none for one alone.
-pub fn crew<B>(workers: u16, peers: usize, key: u64, asker: &Asker) -> Vec<Option<Crew<B>>> {
-    if workers <= 1 {
+/// The parts of the workers of a configuration, which the asker's questions wake; none for one alone.
+pub fn crew<B>(config: &Config, key: u64, asker: &Asker) -> Vec<Option<Crew<B>>> {
+    if config.workers <= 1 {
         return vec![None];
     }
-    let shared = Arc::new(Shared::new(workers, peers, key));
+    let (ports, peers) = (config.ports.len(), config.peers.len());
+    let shared = Arc::new(Shared::new(config.workers, ports, peers, key));
     let bells = asker.bells().map(|b| Arc::new(Bell::new(b))).collect();
     Crew::all(&shared, bells).into_iter().map(Some).collect()
 }

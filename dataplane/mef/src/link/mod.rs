@@ -433,15 +433,18 @@ impl Link {
     }
     /// Rate that the link may use: what the guard leaves of the configured capacity, or the peer's downlink.
     pub fn rate_limit(&self) -> BitRate {
-        let down = self.peer.map_or(self.config.line_up, |h| h.line_down);
-        // Of a narrower line than ours, other workers use the rest.
-        let down = if down < self.config.line_up {
-            down.scale(self.share)
-        } else {
-            down
+        let down = match self.narrower_downlink() {
+            // Other workers use the rest.
+            Some(down) => down.scale(self.share),
+            None => self.config.line_up,
         };
         let known = self.guard.rate().min(down);
         self.estimated_rate().map_or(known, |rate| rate.min(known))
+    }
+    /// The peer's downlink, where it is narrower than the line up.
+    pub fn narrower_downlink(&self) -> Option<BitRate> {
+        let down = self.peer?.line_down;
+        (down < self.config.line_up).then_some(down)
     }
     pub fn guard(&self) -> &CapacityGuard {
         &self.guard
