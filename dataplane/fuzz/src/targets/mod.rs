@@ -3,6 +3,7 @@
 //! write them again, a state machine must stay within its budget, and nothing
 //! may panic by itself.
 
+mod direct;
 mod handshake;
 mod host_tcp;
 mod input;
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("host_tcp", host_tcp::endpoint),
     ("icmp_flow", host_tcp::icmp_flow),
     ("router", router::frames),
+    ("direct", direct::datagrams),
     ("config", text::config),
     ("control", text::control),
     ("topology", text::topology),

@@ -30,7 +30,7 @@ impl Host for Machine {
 }
 
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
-const MEMORY: u64 = 4 << 20;
+pub const MEMORY: u64 = 4 << 20;
 
 pub fn config_text(me: u8) -> String {
     let other = 3 - me;
@@ -65,17 +65,17 @@ prefixes = ["10.{other}.0.0/24", "fd00:{other}::/64"]
     )
 }
 
-fn mac(router: u8, port: u8) -> [u8; 6] {
+pub fn mac(router: u8, port: u8) -> [u8; 6] {
     [2, 0, 0, 0, router, port]
 }
 
-struct Side {
-    router: Router<MemPort>,
-    lan: MemWire,
-    wan: MemWire,
+pub struct Side {
+    pub router: Router<MemPort>,
+    pub lan: MemWire,
+    pub wan: MemWire,
 }
 
-fn side(now: Instant, me: u8) -> Side {
+pub fn side(now: Instant, me: u8) -> Side {
     let file = Path::new("/etc/mef/r.toml");
     let config =
         config::parse(&config_text(me), file, &Machine(me)).expect("a valid configuration");
@@ -105,7 +105,7 @@ fn side(now: Instant, me: u8) -> Side {
     Side { router, lan, wan }
 }
 
-fn inject(wire: &MemWire, frame: &[u8]) {
+pub fn inject(wire: &MemWire, frame: &[u8]) {
     let _ = wire.inject(Packet {
         buf: HeapBuf::from_slice(frame),
         meta: Meta::default(),
@@ -138,7 +138,7 @@ pub fn frames(data: &[u8]) {
     let mut sides = [side(now, 1), side(now, 2)];
     for (me, s) in [1, 2].into_iter().zip(&sides) {
         // The hosts make themselves known, so that packets for them do not wait.
-        inject(&s.lan, &arp_request(me));
+        inject(&s.lan, &arp_request([10, me, 0, 2], [10, me, 0, 1]));
     }
     for _ in 0..20 {
         turn(now, &mut sides);
@@ -206,12 +206,12 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-fn frame(to: [u8; 6], kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
+pub fn frame(to: [u8; 6], kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
     [&to[..], &HOST_MAC, &kind, payload].concat()
 }
 
-fn arp_request(me: u8) -> Vec<u8> {
-    let (host, router) = ([10, me, 0, 2], [10, me, 0, 1]);
+/// The neighbour `host` makes itself known to the router.
+pub fn arp_request(host: [u8; 4], router: [u8; 4]) -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4, 0, 1];
     let body = [&head[..], &HOST_MAC, &host, &[0; 6], &router].concat();
     frame([0xff; 6], [8, 6], &body)

@@ -28,6 +28,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "host_tcp" => vec![passive(), active()],
         "icmp_flow" => vec![error()],
         "router" => vec![split_flow(), pings()],
+        "direct" => super::direct::seeds(),
         "config" => vec![
             router::config_text(1).into_bytes(),
             include_bytes!("config.toml").to_vec(),
