@@ -24,6 +24,7 @@
 //! ```
 
 mod auto;
+mod commands;
 mod control;
 mod credit;
 mod datagram;
@@ -33,25 +34,23 @@ mod input;
 mod output;
 mod path;
 mod recovery;
+mod types;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 
 use hashbrown::HashMap;
 use mef_packet::wire::ecn::Ecn;
 use mef_packet::{BitRate, Bytes, Instant};
 
 use crate::aqm::FlowQueues;
-use crate::chunks::{ChunkPool, Use};
-use crate::classes::Class;
-use crate::codec::{FrameError, Hello, Setup, DATA_OVERHEAD, INNER_HEADER, RESET_ECHO};
+use crate::codec::{Hello, Setup, DATA_OVERHEAD, INNER_HEADER};
 use crate::guard::CapacityGuard;
 use crate::loss::LossEstimator;
 use crate::pmtu::PathMtu;
 use crate::ranges::RangeSet;
 use crate::received::ReceivedLedger;
-use crate::recv_stream::{RecvStream, StreamError};
+use crate::recv_stream::RecvStream;
 use crate::rtt::Rtt;
 use crate::send_stream::{End, SendStream};
 use crate::sent::{Fate, SentLedger};
@@ -60,140 +59,9 @@ use control::ControlQueue;
 pub use datagram::{DatagramFlow, DatagramStats, MAX_DATAGRAM};
 use datagram::{Outgoing, Reassembly};
 pub use direct::FRONT;
-
-/// What a link is told when it is made.
-#[derive(Clone, Copy, Debug)]
-pub struct LinkConfig {
-    /// Exactly one end has this set: it numbers its flows evenly, the other oddly.
-    pub even_flows: bool,
-    pub boot_id: u64,
-    /// Largest IP packet of the port.
-    pub port_mtu: u16,
-    pub line_up: BitRate,
-    pub line_down: BitRate,
-    /// Stream bytes this end will hold for all flows of the link.
-    pub link_credit: u64,
-    /// IP, UDP and crypto bytes around the inner packet.
-    pub packet_overhead: u16,
-    /// Bytes that the line carries beside the IP packet.
-    pub frame_overhead: u16,
-}
-
-/// A thing with packets to send, as the line's scheduler knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SendKey {
-    Stream(u32),
-    Datagram(u32),
-}
-
-/// What the router is told.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The peer has said HELLO: flows may be opened.
-    Up,
-    /// The peer has another boot id than before: every flow is gone.
-    PeerRestarted {
-        flows: Vec<u32>,
-    },
-    /// The peer wants a flow to one of our hosts.
-    Setup {
-        flow: u32,
-        setup: Setup,
-    },
-    /// Something about a flow changed: opened, refused, readable, room to write, ended.
-    Flow(u32),
-    /// A datagram for a host on this side.
-    Datagram(Vec<u8>),
-    /// The peer's host wants to know whether ours is alive, or ours was last heard so long ago.
-    AliveAsked {
-        flow: u32,
-    },
-    Heard {
-        flow: u32,
-        ago: Duration,
-    },
-    /// A connection from before this router was restarted, whose host may still believe in it.
-    Gone {
-        host: SocketAddr,
-        far: SocketAddr,
-    },
-    /// Nothing was acknowledged for so long that only probes are sent.
-    Silent,
-    /// Acknowledgements are back.
-    Resumed,
-    PathMtu(u16),
-    /// The peer answered a challenge with this token.
-    PathResponse(u64),
-}
-
-/// Why a packet was refused; it counts as not received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PacketError {
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error("an acknowledgement of packets that were never sent")]
-    AckOfUnsent,
-    #[error("a flow number that the peer may not use")]
-    BadFlow,
-    #[error("frames of flows before the HELLO of this session")]
-    BeforeHello,
-}
-
-/// Why a datagram was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DatagramError {
-    #[error("the flow's queue is full")]
-    QueueFull,
-    #[error("larger than a link takes")]
-    TooBig,
-}
-
-/// A packet that [`Link::poll_control`] or [`Link::poll_flow`] wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packed {
-    /// Bytes of the inner packet appended to the caller's buffer.
-    pub inner_len: usize,
-    /// Bytes that the line is charged.
-    pub line_bytes: u64,
-    /// How long a datagram waited in its queue.
-    pub waited: Option<Duration>,
-    /// For the packet around: that of the datagram in it, or the DS field of a split flow and Not-ECT (its
-    /// ECN ends at the router that answers its host); 0 for control.
-    pub traffic_class: u8,
-    /// The flow's next packet belongs behind this one, before anybody else's: the other half of a datagram.
-    pub more: bool,
-}
-
-/// How far the opening of a flow has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    Pending,
-    Open,
-    Refused(u8),
-}
-
-/// What the router can see of a flow.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowView {
-    pub opening: Opening,
-    pub readable: u64,
-    /// The peer's half ended behind what is readable.
-    pub recv_end: Option<End>,
-    /// All of the peer's bytes were consumed.
-    pub recv_finished: bool,
-    pub unsent: u64,
-    pub held: u64,
-    pub retransmitted: u64,
-    pub recovered: u64,
-    /// Stream bytes sent at least once, and read by the router.
-    pub sent: u64,
-    pub read: u64,
-    /// How far the peer lets this end send, and this end the peer.
-    pub credit: u64,
-    pub granted: u64,
-}
+pub use types::{
+    DatagramError, Event, FlowView, LinkConfig, LinkStats, Opening, Packed, PacketError, SendKey,
+};
 
 #[derive(Debug)]
 struct Flow {
@@ -239,22 +107,6 @@ enum Control {
     AskHeard(u32),
     Heard(u32),
     Gone(u32),
-}
-
-/// Counters of a link since it was made.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LinkStats {
-    pub packets_sent: u64,
-    /// As the line counts them.
-    pub bytes_sent: u64,
-    pub packets_received: u64,
-    pub bytes_received: u64,
-    pub packets_lost: u64,
-    pub packets_spurious: u64,
-    pub repairs_sent: u64,
-    pub bytes_retransmitted: u64,
-    pub bytes_recovered: u64,
-    pub datagrams: DatagramStats,
 }
 
 pub struct Link {
@@ -404,8 +256,6 @@ impl Link {
         link
     }
 
-    // ---- getters
-
     /// Whether the peer's HELLO has come in this session.
     pub fn is_up(&self) -> bool {
         self.in_session && self.peer.is_some()
@@ -536,273 +386,6 @@ impl Link {
         (8 * bdp)
             .max(256 * 1024)
             .min(self.config.link_credit / 4 * 3)
-    }
-
-    // ---- commands
-
-    /// Opens a flow to a host behind the peer; returns its number.
-    pub fn open(&mut self, now: Instant, setup: Setup) -> Option<u32> {
-        if !self.is_up() || self.flows.len() >= MAX_FLOWS {
-            return None;
-        }
-        let id = self.next_flow;
-        self.next_flow = self.next_flow.wrapping_add(2);
-        let mut flow = self.make_flow(Some(setup));
-        flow.opening = Opening::Pending;
-        self.flows.insert(id, flow);
-        self.control_twice(now, Control::Setup(id));
-        Some(id)
-    }
-
-    fn make_flow(&self, setup: Option<Setup>) -> Flow {
-        let mut recv = RecvStream::new(self.promised);
-        recv.set_window(self.flow_window());
-        Flow {
-            weight: setup.map_or(1000, |s| weight_of(s.weight)),
-            setup,
-            opening: Opening::Pending,
-            send: SendStream::new(self.flow_credit()),
-            recv,
-            stalled_since: None,
-            abandoned: false,
-            released: false,
-            counted: 0,
-            peer_read: 0,
-            vouched: 0,
-            proven: false,
-            reader: credit::Reader::default(),
-            told: false,
-            heard: None,
-        }
-    }
-
-    /// The host on this side has accepted the connection.
-    pub fn accept(&mut self, now: Instant, flow: u32) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            f.opening = Opening::Open;
-            self.control_twice(now, Control::Opened(flow));
-        }
-    }
-
-    /// The host on this side refuses the connection, or cannot be reached; `code` says why.
-    pub fn refuse(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, code: u8) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            f.opening = Opening::Refused(code);
-            self.stream_sent += f.send.discard(pool);
-            f.send.reset(code & !RESET_ECHO);
-            self.control_twice(now, Control::Refused(flow));
-            self.control_twice(now, Control::End(flow));
-            self.abandon(now, pool, flow);
-        }
-    }
-
-    /// How many bytes the flow takes now: its queue towards the link is kept short enough to follow
-    /// the rate, and within the memory budget.
-    pub fn write_room(&self, pool: &ChunkPool, flow: u32) -> usize {
-        let Some(f) = self.flows.get(&flow) else {
-            return 0;
-        };
-        if f.send.ending() != End::Open || f.abandoned {
-            return 0;
-        }
-        // 20 ms of the line ahead keeps every flow busy between two reads of its host.
-        let ahead = self
-            .uplink()
-            .bytes_in(Duration::from_millis(20))
-            .0
-            .clamp(64 * 1024, 4 << 20);
-        let room = self
-            .may_wait(pool, f, ahead)
-            .saturating_sub(f.send.unsent());
-        if pool.room(Use::Sending) == 0 {
-            return 0;
-        }
-        usize::try_from(room).unwrap_or(usize::MAX)
-    }
-
-    /// Whether host bytes are still wanted, if not at once: neither half has been reset.
-    pub fn takes_bytes(&self, flow: u32) -> bool {
-        self.flows
-            .get(&flow)
-            .is_some_and(|f| f.send.ending() == End::Open && !f.abandoned)
-    }
-
-    /// Queues host bytes; returns how many were taken.
-    pub fn write(&mut self, pool: &mut ChunkPool, flow: u32, data: &[u8]) -> usize {
-        let Some(f) = self.flows.get_mut(&flow) else {
-            return 0;
-        };
-        let n = f.send.write(pool, data);
-        if n > 0 {
-            self.activated.push((SendKey::Stream(flow), f.weight));
-        }
-        n
-    }
-
-    /// The host closed its half.
-    pub fn finish(&mut self, now: Instant, flow: u32) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            if f.send.ending() == End::Open {
-                f.send.finish();
-                let weight = f.weight;
-                self.activated.push((SendKey::Stream(flow), weight));
-                self.control_twice(now, Control::End(flow));
-            }
-        }
-    }
-
-    /// The host reset the connection: the far host gets its bytes, then a reset. Nothing more is read.
-    pub fn reset(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, code: u8) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            let before = f.send.ending();
-            f.send.reset(code & !RESET_ECHO);
-            if f.send.ending() != before {
-                self.control_twice(now, Control::End(flow));
-            }
-            self.abandon(now, pool, flow);
-        }
-    }
-
-    /// From here on nobody reads the flow: what arrives is thrown away.
-    fn abandon(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            f.abandoned = true;
-            f.released = true;
-        }
-        self.drain_abandoned(now, pool, flow);
-        self.reap(pool, flow);
-    }
-
-    fn drain_abandoned(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32) {
-        let Some(f) = self.flows.get_mut(&flow).filter(|f| f.abandoned) else {
-            return;
-        };
-        let n = usize::try_from(f.recv.readable()).unwrap_or(usize::MAX);
-        f.recv.consume(now, n);
-        f.recv.free(pool, now, Duration::ZERO);
-        // Bytes that will never come count as consumed too, or the link's credit would leak.
-        let total = match f.recv.end() {
-            Some(end) if f.is_received() => end,
-            _ => f.recv.read_offset(),
-        };
-        if f.recv.credit_due() {
-            self.queue_control(Control::Window(flow));
-        }
-        self.count_consumed(flow, total);
-    }
-
-    fn count_consumed(&mut self, flow: u32, total: u64) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            let more = total.saturating_sub(f.counted);
-            self.consumed = self.consumed.saturating_add(more);
-            f.counted = f.counted.max(total);
-        }
-        let credit = self.config.link_credit;
-        if self.consumed.saturating_add(credit) > self.announced.saturating_add(credit / 32) {
-            self.queue_control(Control::Window(0));
-        }
-    }
-
-    /// Bytes in order for the host, as far as they lie in one piece.
-    pub fn peek(&self, flow: u32) -> &[u8] {
-        self.flows.get(&flow).map_or(&[], |f| f.recv.peek())
-    }
-    /// The host took `n` of the bytes that [`peek`](Self::peek) showed.
-    pub fn consume(&mut self, now: Instant, pool: &mut ChunkPool, flow: u32, n: usize) {
-        let keep = self.history_time(pool);
-        let Some(f) = self.flows.get_mut(&flow) else {
-            return;
-        };
-        f.recv.consume(now, n);
-        f.recv.free(pool, now, keep);
-        let total = f.recv.read_offset();
-        self.note_read(now, flow, n as u64);
-        self.count_consumed(flow, total);
-        self.reap(pool, flow);
-    }
-
-    /// How long bytes that the host has read stay for the sake of repair.
-    fn history_time(&self, pool: &ChunkPool) -> Duration {
-        // Neither end sends repair on a short path.
-        if pool.is_short() || !self.repairs() {
-            return Duration::ZERO;
-        }
-        // On a fast line that would be more than a cache holds.
-        let margin = self.config.line_down.time_for(HISTORY_MARGIN);
-        let margin = margin.clamp(Duration::from_millis(2), Duration::from_millis(20));
-        self.rtt.smoothed() * 5 / 4 + self.rtt.ack_delay() + margin
-    }
-
-    /// The router has no more use for the flow. It is forgotten once both halves ended and everything was acknowledged.
-    pub fn release(&mut self, pool: &mut ChunkPool, flow: u32) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            f.released = true;
-        }
-        self.reap(pool, flow);
-    }
-
-    /// Forgets a released flow once both halves ended and everything was acknowledged.
-    fn reap(&mut self, pool: &mut ChunkPool, flow: u32) {
-        let done = self
-            .flows
-            .get(&flow)
-            .is_some_and(|f| f.released && f.send.is_done() && f.is_received());
-        if !done {
-            return;
-        }
-        if let Some(mut f) = self.flows.remove(&flow) {
-            f.send.release(pool);
-            f.recv.release(pool);
-            self.quiet.remove(&flow);
-            self.spanned.remove(&flow);
-        }
-    }
-
-    fn queue_control(&mut self, what: Control) {
-        self.control.now(what);
-    }
-    /// Sends now and once more a moment later, so that one loss does not cost a round trip.
-    fn control_twice(&mut self, now: Instant, what: Control) {
-        self.control.now(what);
-        self.control.at(now + Duration::from_millis(3), what);
-    }
-    /// Something waits to be said, beside acknowledgements.
-    pub fn has_control(&self) -> bool {
-        !self.control.is_empty()
-    }
-    fn tell(&mut self, flow: u32) {
-        if let Some(f) = self.flows.get_mut(&flow) {
-            if !f.told {
-                f.told = true;
-                self.events.push_back(Event::Flow(flow));
-            }
-        }
-    }
-
-    /// Whether `now` has become old since this was last asked, because a span was encoded or decoded:
-    /// who paces by it would send the credit of that time twice.
-    pub fn took_long(&mut self) -> bool {
-        core::mem::take(&mut self.took_long)
-    }
-
-    /// The next thing the router should know.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front()?;
-        if let Event::Flow(id) = event {
-            if let Some(f) = self.flows.get_mut(&id) {
-                f.told = false;
-            }
-        }
-        Some(event)
-    }
-    /// A flow that has got something to send, with its weight in thousandths and its class, for the line's scheduler.
-    pub fn poll_activated(&mut self) -> Option<(SendKey, u32, Class)> {
-        let (key, weight) = self.activated.pop()?;
-        let class = match key {
-            SendKey::Stream(id) => self.flows.get(&id).and_then(|f| f.setup).map(|s| s.class),
-            SendKey::Datagram(id) => self.datagrams.service(id).map(|(_, class)| class),
-        };
-        Some((key, weight, class.unwrap_or_default()))
     }
 }
 
