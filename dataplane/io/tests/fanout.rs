@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::Namespace;
 use mef_io::os::{monotonic_now, poll_fds};
-use mef_io::{AfPacket, Port, Steering};
+use mef_io::{AfPacket, AfPacketOptions, Port, Steering};
 use mef_packet::wire::ethernet;
 use mef_packet::{Buffer, FlowEnd, FlowHash, HeapBuf, Meta, Packet};
 
@@ -106,9 +106,15 @@ fn every_frame_comes_to_the_worker_of_its_flow() {
         queues: QUEUES,
         links_at: Some(LINKS),
     };
-    let (mut sender, mut ports) = ns.run(move || {
+    let (mut sender, mut ports, mut other) = ns.run(move || {
         let ports = AfPacket::open_queues("y", steering).unwrap();
-        (AfPacket::open("x").unwrap(), ports)
+        // What leaves past the queueing discipline is seen by nobody.
+        let options = AfPacketOptions {
+            qdisc_bypass: false,
+            ..AfPacketOptions::default()
+        };
+        let other = AfPacket::open_with("y", &options).unwrap();
+        (AfPacket::open("x").unwrap(), ports, other)
     });
     for key in [steering.key, 77] {
         assert!(ports[1].steer(key));
@@ -153,9 +159,9 @@ fn every_frame_comes_to_the_worker_of_its_flow() {
             }
         }
         assert!(counts.iter().all(|n| *n > sent / 6), "{counts:?}");
-        // What a worker sends comes to none of them.
+        // What leaves by the interface comes to none of them.
         let mut back = vec![frame(false, 1, 17, (1, 2), false)];
-        ports[0].tx(&mut back);
+        other.tx(&mut back);
         let mut got = Vec::new();
         poll_fds(&[sender.poll_fd().unwrap()], Duration::from_secs(5)).unwrap();
         assert_eq!(sender.rx(&mut got, 64), 1);

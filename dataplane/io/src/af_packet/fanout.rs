@@ -46,10 +46,34 @@ pub(super) fn join(socket: &Socket, group: u16) -> io::Result<u16> {
     } else {
         0
     };
-    let kind = PACKET_FANOUT_CBPF | new | PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-    let value = u32::from(group) | kind << 16;
-    socket.set_packet_option(PACKET_FANOUT, &value)?;
+    // What a socket itself ignores, its group gets: newer kernels know a flag for that, older ones
+    // take no notice of it or refuse it, and the filter does in any case.
+    let mut outgoing = [op(LOAD_KIND, AD_KIND), jump_if_outgoing(), TAKE, IGNORE];
+    socket.set_filter(&mut outgoing)?;
+    let kind = PACKET_FANOUT_CBPF | new;
+    let ask = |flag| {
+        let value = u32::from(group) | (kind | flag) << 16;
+        socket.set_packet_option(PACKET_FANOUT, &value)
+    };
+    ask(PACKET_FANOUT_FLAG_IGNORE_OUTGOING).or_else(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) => ask(0),
+        _ => Err(e),
+    })?;
     Ok(socket.packet_option(PACKET_FANOUT)? as u16)
+}
+
+// The filter: what is on its way out is not for the router.
+const AD_KIND: u32 = 0xffff_f004;
+const LOAD_KIND: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const TAKE: libc::sock_filter = op(libc::BPF_RET | libc::BPF_K, u32::MAX);
+const IGNORE: libc::sock_filter = op(libc::BPF_RET | libc::BPF_K, 0);
+const PACKET_OUTGOING: u32 = 4;
+
+const fn jump_if_outgoing() -> libc::sock_filter {
+    libc::sock_filter {
+        jt: 1,
+        ..op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, PACKET_OUTGOING)
+    }
 }
 
 /// Has the group of `socket` steer so from now on.

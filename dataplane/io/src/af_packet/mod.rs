@@ -129,11 +129,11 @@ impl AfPacket {
     /// workers, over which the kernel spreads what arrives as `steering` says.
     ///
     /// # Errors
-    /// As [`open`](Self::open); the kernel must be 5.17 or later.
+    /// As [`open`](Self::open).
     pub fn open_queues(interface: &str, steering: Steering) -> Result<Vec<Self>, PortError> {
         let os_error = |source: std::io::Error| PortError::Os {
             name: interface.to_owned(),
-            what: "spreading its frames over several workers (PACKET_FANOUT, Linux 5.17)",
+            what: "spreading its frames over several workers (PACKET_FANOUT)",
             source,
         };
         let open = |_| Self::open(interface);

@@ -145,6 +145,15 @@ impl Socket {
         self.set(SOL_PACKET, option, program)
     }
 
+    /// Takes only frames that `program` lets through.
+    pub fn set_filter(&self, program: &mut [libc::sock_filter]) -> io::Result<()> {
+        let fprog = libc::sock_fprog {
+            len: u16::try_from(program.len()).unwrap_or(0),
+            filter: program.as_mut_ptr(),
+        };
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &fprog)
+    }
+
     /// The value of such an option.
     pub fn packet_option(&self, option: libc::c_int) -> io::Result<u32> {
         let mut value = 0u32;
