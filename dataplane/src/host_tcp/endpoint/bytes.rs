@@ -141,12 +141,13 @@ impl ByteStream {
     }
 }
 
-/// Lets `chunk` hold `len` bytes: by a spare one if it is new, by growing twofold otherwise.
+/// Lets `chunk` hold `len` bytes: by a spare one if it is new, which while the connection is busy saves
+/// growing it by and by, or by growing twofold.
 fn make_room(chunk: &mut Vec<u8>, len: usize, spare: &mut Vec<Vec<u8>>) {
     if chunk.capacity() >= len {
         return;
     }
-    if chunk.is_empty() && len > CHUNK / 4 {
+    if chunk.is_empty() {
         if let Some(s) = spare.pop() {
             *chunk = s;
             return;
