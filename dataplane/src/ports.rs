@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mef_io::{AfPacket, PortError, Steering};
+use mef_io::{AfPacket, AfPacketOptions, PortError, Steering};
 use mef_packet::Instant;
 
 use crate::config::{Config, Driver};
@@ -37,11 +37,16 @@ pub fn open(config: &Config, key: u64) -> Result<Ports, PortError> {
 }
 
 fn open_af_packet(config: &Config, key: u64) -> Result<Vec<Vec<AfPacket>>, PortError> {
+    // What the links measure is measured by the router's own clock.
+    let options = AfPacketOptions {
+        timestamps: false,
+        ..AfPacketOptions::default()
+    };
     let queues = config.workers.max(1);
     let mut workers: Vec<Vec<AfPacket>> = (0..queues).map(|_| Vec::new()).collect();
     for p in &config.ports {
         let of_workers = if queues == 1 {
-            vec![AfPacket::open(&p.interface)?]
+            vec![AfPacket::open_with(&p.interface, &options)?]
         } else {
             let links_at = p.line.is_some().then_some(p.listen);
             let steering = Steering {
@@ -49,7 +54,7 @@ fn open_af_packet(config: &Config, key: u64) -> Result<Vec<Vec<AfPacket>>, PortE
                 queues,
                 links_at,
             };
-            AfPacket::open_queues(&p.interface, steering)?
+            AfPacket::open_queues(&p.interface, &options, steering)?
         };
         for (worker, port) in workers.iter_mut().zip(of_workers) {
             worker.push(port);

@@ -107,7 +107,7 @@ fn every_frame_comes_to_the_worker_of_its_flow() {
         links_at: Some(LINKS),
     };
     let (mut sender, mut ports, mut other) = ns.run(move || {
-        let ports = AfPacket::open_queues("y", steering).unwrap();
+        let ports = AfPacket::open_queues("y", &AfPacketOptions::default(), steering).unwrap();
         // What leaves past the queueing discipline is seen by nobody.
         let options = AfPacketOptions {
             qdisc_bypass: false,

@@ -36,6 +36,9 @@ pub struct AfPacketOptions {
     /// Socket buffers, bytes of kernel memory.
     pub rcvbuf: usize,
     pub sndbuf: usize,
+    /// Tell when the kernel received each frame. It reads a clock for each then, and so does whoever
+    /// takes it: without, `rx_time` is when the frame was taken.
+    pub timestamps: bool,
     /// Also take frames that are addressed to other stations.
     pub promiscuous: bool,
     /// Hand frames to the driver past the queueing discipline, where the device
@@ -49,6 +52,7 @@ impl Default for AfPacketOptions {
             vnet_hdr: true,
             rcvbuf: 64 << 20,
             sndbuf: 64 << 20,
+            timestamps: true,
             promiscuous: true,
             qdisc_bypass: true,
         }
@@ -118,7 +122,7 @@ impl AfPacket {
             caps,
             stats: PortStats::default(),
             pool: Pool::default(),
-            rx: rx::Receiver::new(options.vnet_hdr),
+            rx: rx::Receiver::new(options.vnet_hdr, options.timestamps),
             tx: tx::Sender::new(options.vnet_hdr, bypass),
             socket,
             steering: None,
@@ -130,13 +134,17 @@ impl AfPacket {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_queues(interface: &str, steering: Steering) -> Result<Vec<Self>, PortError> {
+    pub fn open_queues(
+        interface: &str,
+        options: &AfPacketOptions,
+        steering: Steering,
+    ) -> Result<Vec<Self>, PortError> {
         let os_error = |source: std::io::Error| PortError::Os {
             name: interface.to_owned(),
             what: "spreading its frames over several workers (PACKET_FANOUT)",
             source,
         };
-        let open = |_| Self::open(interface);
+        let open = |_| Self::open_with(interface, options);
         let mut ports = (0..steering.queues.max(1))
             .map(open)
             .collect::<Result<Vec<_>, _>>()?;

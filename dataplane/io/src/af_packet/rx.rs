@@ -21,6 +21,7 @@ const CONTROL: usize = 8;
 /// Where frames land.
 pub(super) struct Receiver {
     vnet_hdr: bool,
+    timestamps: bool,
     headers: Vec<[u8; vnet::LEN]>,
     /// Buffers for the longest frame; pages that none has touched take no memory.
     slots: Vec<HeapBuf>,
@@ -30,9 +31,10 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub fn new(vnet_hdr: bool) -> Self {
+    pub fn new(vnet_hdr: bool, timestamps: bool) -> Self {
         Self {
             vnet_hdr,
+            timestamps,
             headers: vec![[0; vnet::LEN]; BATCH],
             slots: (0..BATCH).map(|_| HeapBuf::with_capacity(LARGE)).collect(),
             control: vec![[0; CONTROL]; BATCH],
@@ -105,8 +107,10 @@ impl Receiver {
             };
             header.msg_hdr.msg_iov = vector.as_mut_ptr();
             header.msg_hdr.msg_iovlen = count;
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = (CONTROL * 8) as _;
+            if self.timestamps {
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = (CONTROL * 8) as _;
+            }
         }
         // SAFETY: `want` is at most BATCH, and as many headers lead to vectors over a vnet header
         // and the unused capacity of a slot, and to CONTROL words, all of which live and are left
@@ -128,12 +132,19 @@ impl Receiver {
             return 0;
         }
         let n = usize::try_from(n).unwrap_or(0).min(want);
-        let clock = ClockOffset::read();
+        if n == 0 {
+            return 0;
+        }
+        let (clock, now) = match self.timestamps {
+            true => (Some(ClockOffset::read()), Instant::ZERO),
+            false => (None, os::monotonic_now()),
+        };
         let landing = self.slots.iter_mut().zip(&self.headers);
         for ((h, (slot, vnet)), control) in headers.iter().zip(landing).zip(&self.control).take(n) {
-            let stamp = timestamp(control, h.msg_hdr.msg_controllen);
+            let stamped =
+                |c: &ClockOffset| c.to_monotonic(timestamp(control, h.msg_hdr.msg_controllen));
             let meta = Meta {
-                rx_time: clock.to_monotonic(stamp),
+                rx_time: clock.as_ref().map_or(now, stamped),
                 ..Meta::default()
             };
             let whole = h.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;

@@ -66,9 +66,11 @@ impl Socket {
             .map_err(os(
                 "ignoring own frames (PACKET_IGNORE_OUTGOING, Linux 4.20)",
             ))?;
-        socket
-            .set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &on)
-            .map_err(os("asking for receive time-stamps"))?;
+        if options.timestamps {
+            socket
+                .set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &on)
+                .map_err(os("asking for receive time-stamps"))?;
+        }
         socket
             .set_buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.rcvbuf)
             .map_err(os("sizing the receive buffer"))?;
