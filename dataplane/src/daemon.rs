@@ -11,6 +11,7 @@ use mef_io::{os, Port};
 use crate::config::{self, Config, ConfigError};
 use crate::control::{ControlError, Standing};
 use crate::metrics::{MetricsError, MetricsServer};
+use crate::moderation::{Moderation, Sleep};
 use crate::persist::Keeper;
 use crate::ports::{self, Backoff, Ports};
 use crate::report::{mailboxes, Asker, Mailbox};
@@ -184,6 +185,7 @@ fn serve<P: Port>(
     // Ports that cannot wake us are looked at again and again.
     let polled = ports.iter().any(|p| p.poll_fd().is_none());
     let mut backoff = Backoff::new(os::monotonic_now());
+    let mut moderation = Moderation::of(os::monotonic_now(), &config);
     let drain = config.drain;
     let shared = crew.as_ref().map(|c| Arc::clone(&c.shared));
     let mut drained = false;
@@ -197,7 +199,8 @@ fn serve<P: Port>(
     if waits {
         fds.push(mailbox.poll_fd());
     }
-    let mut woken = false;
+    let ports = os::Ready(if waits { !(1 << question) } else { u64::MAX });
+    let mut ready = ports;
     tracing::info!(router = name, "running");
     let mut keep_at = mef_packet::Instant::ZERO;
     loop {
@@ -216,30 +219,40 @@ fn serve<P: Port>(
             }
             router.drain(now, drain);
         }
-        let busy = router.poll(now);
+        let listens = polled || moderation.listens(now);
+        let looks = |port| polled || (listens && ready.contains(port));
+        let turn = router.turn(now, looks);
         let report = |query| router.report(now, os::process_cpu_time(), query);
-        let asked = mailbox.answer(woken || !waits, report);
+        let asked = mailbox.answer(ready.contains(question), report);
         if now >= keep_at {
             keep_at = now + KEEP;
             let (own, peers) = router.initiation_counters(now);
             common.records.used(own, peers);
         }
-        let wake = router.next_wake(now).min(now + LONGEST_WAIT);
+        if (0..question).any(looks) {
+            moderation.took(now, turn.packets);
+        }
         let after = os::monotonic_now();
-        let mut wait = if busy || asked {
-            Duration::ZERO
-        } else {
-            wake.since(after)
+        let wake = match turn.again || asked {
+            true => after,
+            false => router.next_wake(now).min(now + LONGEST_WAIT),
         };
-        if polled {
-            wait = wait.min(backoff.limit(after, busy));
+        let mut sleep = if polled {
+            let busy = turn.packets > 0 || wake == after;
+            Sleep::Listening(wake.since(after).min(backoff.limit(after, busy)))
+        } else {
+            moderation.sleep(after, wake)
+        };
+        if !sleep.is_over() && !router.sleep() {
+            sleep = sleep.over();
         }
-        if !wait.is_zero() && !router.sleep() {
-            wait = Duration::ZERO;
+        ready = match sleep {
+            Sleep::Listening(wait) => os::poll_fds(&fds, wait),
+            Sleep::Deaf(Duration::ZERO) => Ok(ports),
+            Sleep::Deaf(wait) => os::poll_fds(&[], wait).map(|_| ports),
         }
-        let ready = os::poll_fds(&fds, wait).map_err(DaemonError::Wait)?;
+        .map_err(DaemonError::Wait)?;
         router.wake();
-        woken = ready.contains(question);
     }
     tracing::info!(router = name, "stopped");
     Ok(())

@@ -16,6 +16,7 @@ pub mod host_tcp;
 pub mod icmp;
 pub mod keys_cli;
 pub mod metrics;
+mod moderation;
 pub mod neighbour;
 mod outer;
 pub mod peer;

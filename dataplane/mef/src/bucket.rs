@@ -8,7 +8,7 @@
 //! `rate * T + cap + one frame`.
 //!
 //! The credit is capped at 1 ms of the rate or two full frames, whichever is
-//! more. What a late wake-up would have earned beyond the cap is lost: a pacer
+//! more; longer where whoever sends wakes up that seldom. What a late wake-up would have earned beyond the cap is lost: a pacer
 //! that catches up fully turns its own lateness into a queue at the bottleneck.
 
 use mef_packet::time::Duration;
@@ -17,6 +17,8 @@ use mef_packet::{BitRate, Bytes, Instant};
 /// The largest Ethernet frame without FCS of a 1500-byte MTU.
 const FULL_FRAME: u64 = 1514;
 const CAP_TIME: Duration = Duration::from_millis(1);
+/// How late a wake-up may be without losing anything.
+const LATE: Duration = Duration::from_micros(750);
 /// Credit is kept in bit/s times nanoseconds, so that no rounding ever accumulates.
 const PER_BYTE: i64 = 8_000_000_000;
 
@@ -28,6 +30,7 @@ pub struct LineBudget {
     /// In 1e-9 bit; negative while a sent frame is not yet paid for.
     credit: i64,
     at: Instant,
+    cap_time: Duration,
     /// Somebody has been told to wait, so credit beyond the cap is lost rather than unused.
     waiting: bool,
     lost: u128,
@@ -42,6 +45,7 @@ impl LineBudget {
             overhead,
             credit: 0,
             at: now,
+            cap_time: CAP_TIME,
             waiting: false,
             lost: 0,
         };
@@ -59,6 +63,11 @@ impl LineBudget {
         self.refill(now);
         self.rate = rate;
         self.credit = self.credit.min(self.cap());
+    }
+
+    /// Whoever sends wakes up once in this time.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.cap_time = CAP_TIME.max(interval + LATE);
     }
 
     pub fn set_overhead(&mut self, overhead: i16) {
@@ -130,7 +139,7 @@ impl LineBudget {
     }
 
     fn cap(&self) -> i64 {
-        let time = i128::from(self.rate.0) * CAP_TIME.as_nanos() as i128;
+        let time = i128::from(self.rate.0) * self.cap_time.as_nanos() as i128;
         let frames = i128::from(2 * FULL_FRAME) * i128::from(PER_BYTE);
         i64::try_from(time.max(frames)).unwrap_or(i64::MAX)
     }

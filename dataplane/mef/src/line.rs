@@ -79,6 +79,8 @@ pub struct Line<T = ()> {
     budget: LineBudget,
     /// Charged since the start.
     spent: Bytes,
+    /// How often the line is served.
+    interval: Duration,
     scheduler: ClassScheduler<Turn>,
     plain: FlowQueues<T>,
     /// Bytes that the line carries beside the IP packet.
@@ -98,6 +100,7 @@ impl<T: Queued> Line<T> {
             capacity,
             budget: LineBudget::new(now, capacity.scale(UTILISATION), 0),
             spent: Bytes(0),
+            interval: Duration::ZERO,
             scheduler: ClassScheduler::new(now, capacity),
             plain: FlowQueues::new(Limits::new(capacity, PLAIN_RTT, PLAIN_MEMORY)),
             frame_overhead: ETHERNET,
@@ -143,6 +146,11 @@ impl<T: Queued> Line<T> {
             spent: limit.spent,
             debt: limit.budget.debt(now),
         }
+    }
+    /// The line is served once in this time, which every budget has to span.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+        self.budget.set_interval(interval);
     }
     /// The queues of packets in the clear.
     pub fn plain(&self) -> &FlowQueues<T> {
@@ -212,8 +220,10 @@ impl<T: Queued> Line<T> {
                     Some(l) if l.budget.rate() != rate => l.budget.set_rate(now, rate),
                     Some(_) => {}
                     None => {
+                        let mut budget = LineBudget::new(now, rate, 0);
+                        budget.set_interval(self.interval);
                         *limit = Some(Limit {
-                            budget: LineBudget::new(now, rate, 0),
+                            budget,
                             parked: Vec::new(),
                             spent: Bytes(0),
                         })

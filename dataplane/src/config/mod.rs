@@ -159,6 +159,8 @@ pub struct Line {
     pub overhead: i16,
     /// Link packets carry the DS field of what is in them.
     pub copy_dscp: bool,
+    /// What the line carries in this time may leave at once.
+    pub burst: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -68,6 +68,7 @@ pub(super) struct RawLine {
     pub target: Option<Text>,
     pub overhead: Option<Int>,
     pub dscp: Option<Text>,
+    pub burst: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

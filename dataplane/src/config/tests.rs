@@ -160,7 +160,8 @@ fn every_key_has_its_meaning() {
             auto: None,
             down_known: true,
             overhead: -4,
-            copy_dscp: true
+            copy_dscp: true,
+            burst: Duration::from_micros(250),
         })
     );
 
@@ -353,6 +354,9 @@ fn plain_mode_and_the_outer_ds_field_are_what_the_file_says() {
         .replace("class = \"bulk\"\nfallback = \"plain\"\n", "");
     let config = read(&text).unwrap();
     assert!(!config.ports[1].line.unwrap().copy_dscp);
+    let text = VALID.replace("overhead = -4", "burst = \"2ms\"");
+    let burst = read(&text).unwrap().ports[1].line.unwrap().burst;
+    assert_eq!(burst, Duration::from_millis(2));
     let t = config.treatment(&FlowTuple {
         source: IpAddr::from([10, 1, 0, 2]),
         destination: IpAddr::from([10, 2, 0, 2]),
@@ -448,7 +452,7 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("realtime = false", "realtme = false", 8,
      "router.realtme: found a key that does not exist here, expected one of `name`, `private_key`, `memory`, `host_buffer`, `engine`, `open`, `control`, `metrics`, `realtime`, `adopt`, `drain`, `state`, `workers`; correct its spelling or remove it"),
     ("[[policy]]\nprotocol", "[[polciy]]\nprotocol", 58, "polciy: found a key that does not exist here, expected one of `router`, `port`, `peer`, `route`, `policy`; correct its spelling or remove it"),
-    ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `target`, `overhead`, `dscp`; correct its spelling or remove it"),
+    ("overhead = -4", "overhed = -4", 25, "port.line.overhed: found a key that does not exist here, expected one of `up`, `down`, `target`, `overhead`, `dscp`, `burst`; correct its spelling or remove it"),
     ("mtu = 1500", "mtu = \"1500\"", 15, "port.mtu: found string \"1500\", expected a whole number; change its value"),
     ("realtime = false", "realtime = \"no\"", 8, "router.realtime: found string \"no\", expected a boolean; change its value"),
     ("name = \"lan\"", "name = lan", 11, "TOML"),
@@ -505,6 +509,8 @@ const BROKEN: &[(&str, &str, usize, &str)] = &[
     ("fallback = \"plain\"", "fallback = \"open\"", 64, "policy.fallback: found \"open\", expected \"refuse\" or \"plain\""),
     ("mode = \"datagram\"", "mode = \"plain\"", 64, "policy.fallback: found \"plain\", expected no fallback beside mode = \"plain\", which needs no peer; remove one of the two"),
     ("overhead = -4", "dscp = \"none\"", 25, "port.line.dscp: found \"none\", expected \"copy\" or \"zero\""),
+    ("overhead = -4", "burst = \"11ms\"", 25, "port.line.burst: found \"11ms\", expected 1ms to 10ms; a longer burst costs less processor time and makes a longer queue; leave it out for 250 us"),
+    ("overhead = -4", "burst = \"0ms\"", 25, "port.line.burst: found \"0ms\", expected 1ms to 10ms"),
     // Addresses.
     ("\"192.0.2.1/30\"", "\"192.0.2.1\"", 20, "port.addresses: found \"192.0.2.1\", expected an address with its network's length, such as \"10.1.0.1/24\" or \"2001:db8:1::1/64\"; write address/length"),
     ("\"192.0.2.1/30\"", "\"192.0.2.3/30\"", 20, "port.addresses: found \"192.0.2.3/30\", expected an address that a host can have"),

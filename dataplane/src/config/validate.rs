@@ -12,6 +12,7 @@ mod workers;
 use core::ops::RangeInclusive;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mef_crypto::EngineKind;
@@ -21,7 +22,7 @@ use toml::Spanned;
 
 use super::error::{ConfigError, Source};
 use super::raw::{RawConfig, RawLine, RawPort, RawRouter};
-use super::units::{format_bytes, format_rate, parse_bytes, parse_rate};
+use super::units::{format_bytes, format_rate, parse_bytes, parse_rate, parse_time};
 use super::{Config, Host, Line, OpenMode, Peer, PeerId, Port, Target, DEFAULT_LISTEN, MOST_AUTO};
 
 /// In place of a capacity that nobody knows.
@@ -35,6 +36,9 @@ const DEFAULT_MEMORY: Bytes = Bytes(1 << 30);
 /// What a host's window is at first, and the most that a window can say (RFC 7323).
 const HOST_BUFFER: (Bytes, Bytes) = (Bytes(64 << 10), Bytes(64 << 20));
 const DEFAULT_HOST_BUFFER: Bytes = Bytes(4 << 20);
+/// What a line carries in this time leaves at once.
+const DEFAULT_BURST: Duration = Duration::from_micros(250);
+const BURSTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(10);
 const RATES: RangeInclusive<BitRate> = BitRate(1_000)..=BitRate(1_000_000_000_000);
 
 type Text = Spanned<String>;
@@ -387,7 +391,20 @@ impl<'a> Validator<'a> {
                 }
                 None => true,
             },
+            burst: self.burst(raw.burst.as_ref())?,
         })
+    }
+
+    fn burst(&self, raw: Option<&Text>) -> Checked<Duration> {
+        let Some(text) = raw else {
+            return Ok(DEFAULT_BURST);
+        };
+        let time = self.parse(text, "port.line.burst", parse_time)?;
+        if BURSTS.contains(&time) {
+            return Ok(time);
+        }
+        let advice = "a longer burst costs less processor time and makes a longer queue; leave it out for 250 us";
+        Err(self.wrong(text, "port.line.burst", "1ms to 10ms", advice))
     }
 }
 

@@ -55,8 +55,6 @@ struct Line {
 pub struct Mailbox {
     questions: Receiver<Question>,
     wake: UnixStream,
-    /// There may be more questions than the one last answered.
-    more: bool,
 }
 
 /// Both ends.
@@ -92,7 +90,6 @@ fn pair() -> io::Result<(Line, Mailbox)> {
     let mailbox = Mailbox {
         questions,
         wake: ours,
-        more: false,
     };
     Ok((line, mailbox))
 }
@@ -159,22 +156,18 @@ impl Mailbox {
     }
 
     /// Answers one question, if there is any, and says whether to look for another at once.
-    /// `woken` is whether [`poll_fd`](Self::poll_fd) was readable; without it nothing is done that costs.
+    /// `woken` is whether [`poll_fd`](Self::poll_fd) was readable; without it there is no system call.
     pub fn answer(&mut self, woken: bool, report: impl FnOnce(Query) -> Reply) -> bool {
         if woken {
             // Before the questions are looked at: each is there before its byte is.
             let _ = self.wake.read(&mut [0; 64]);
-            self.more = true;
         }
-        if !self.more {
+        let Ok(question) = self.questions.try_recv() else {
             return false;
-        }
-        match self.questions.try_recv() {
-            // Whoever asked may have stopped waiting.
-            Ok(question) => drop(question.answer.try_send(report(question.query))),
-            Err(_) => self.more = false,
-        }
-        self.more
+        };
+        // Whoever asked may have stopped waiting.
+        drop(question.answer.try_send(report(question.query)));
+        true
     }
 }
 

@@ -67,9 +67,6 @@ pub use laps::Laps;
 /// Packets taken from a port at a time.
 pub const BATCH: usize = 64;
 const ETHERNET: u16 = 14;
-/// What leaves a line is sent in slices of at least this, so that pacing does not cost a wake-up per packet.
-const PACE: Duration = Duration::from_micros(250);
-
 /// Answers to segments of unknown connections, at most: after a restart every host hears within a second.
 const RESETS_PER_SECOND: u32 = 10_000;
 /// Answers to packets of unknown sessions, at most.
@@ -97,6 +94,8 @@ struct LineState<P: Port> {
     /// What of its queues is already among the router's counters.
     counted: DatagramStats,
     peers: Vec<Peer>,
+    /// What leaves is sent in slices of at least this, so that pacing does not cost a wake-up per packet.
+    burst: Duration,
     last_sent: Instant,
 }
 
@@ -121,6 +120,23 @@ pub struct Seed {
 pub enum RouterError {
     #[error("port {port}: its interface has an MTU of {mtu} bytes, a port with peers or an IPv6 address needs at least 1280")]
     SmallMtu { port: String, mtu: u16 },
+}
+
+/// What came of a [`turn`](Router::turn) of the router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Packets that were taken from the ports, as they crossed the wire.
+    pub packets: usize,
+    /// There is work left: another turn is due at once.
+    pub again: bool,
+}
+
+/// How many packets of the wire came as this one.
+fn on_the_wire<B: mef_packet::Buffer>(packet: &Packet<B>) -> usize {
+    match usize::from(packet.meta.gso_size) {
+        0 => 1,
+        size => 1 + packet.buf.len() / size,
+    }
 }
 
 /// One worker of the router.
@@ -236,6 +252,7 @@ impl<P: Port> Router<P> {
             let line = c.line.map(|l| {
                 let mut line = Line::new(now, l.up);
                 line.set_frame_overhead(frame_overhead(&l));
+                line.set_interval(l.burst);
                 lines.push(LineState {
                     port: id,
                     listen: c.listen.saturating_add(me),
@@ -243,6 +260,7 @@ impl<P: Port> Router<P> {
                     copy_dscp: l.copy_dscp,
                     counted: DatagramStats::default(),
                     peers: Vec::new(),
+                    burst: l.burst,
                     last_sent: Instant::ZERO,
                 });
                 lines.len() - 1
@@ -384,19 +402,29 @@ impl<P: Port> Router<P> {
     /// Takes what has arrived, lets time pass, and sends what may leave. Returns
     /// whether to be called again at once.
     pub fn poll(&mut self, now: Instant) -> bool {
-        let mut busy = false;
+        let turn = self.turn(now, |_| true);
+        turn.packets > 0 || turn.again
+    }
+
+    /// The same, but takes only what has arrived at the ports that `listen` names by their place.
+    pub fn turn(&mut self, now: Instant, listen: impl Fn(usize) -> bool) -> Turn {
+        let mut turn = Turn::default();
         self.laps.start();
         for i in 0..self.ports.len() {
+            if !listen(i) {
+                continue;
+            }
             let mut inbox = core::mem::take(&mut self.inbox);
             if let Some(p) = self.ports.get_mut(i) {
-                busy |= p.port.rx(&mut inbox, BATCH) > 0;
+                p.port.rx(&mut inbox, BATCH);
             }
+            turn.packets += inbox.iter().map(on_the_wire).sum::<usize>();
             self.laps.end(Lap::Rx);
             let port = PortId(u16::try_from(i).unwrap_or(u16::MAX));
             self.push(now, port, &mut inbox);
             self.inbox = inbox;
         }
-        busy |= self.take_handed(now);
+        turn.packets += usize::from(self.take_handed(now));
         self.timers(now);
         self.count_queue_drops();
         self.take_link_events(now);
@@ -407,7 +435,8 @@ impl<P: Port> Router<P> {
         }
         if late {
             self.flush();
-            return true;
+            turn.again = true;
+            return turn;
         }
         self.take_shares(now, Moment::Before);
         self.laps.end(Lap::Flows);
@@ -418,9 +447,16 @@ impl<P: Port> Router<P> {
         self.take_link_events(now);
         self.pump_dirty(now);
         self.laps.end(Lap::Flows);
+        turn.again = self.may_send_more(now);
         self.flush();
         self.laps.end(Lap::Tx);
-        busy
+        turn
+    }
+
+    /// Whether a line that has just sent all there was has been given more, and is free for it.
+    fn may_send_more(&mut self, now: Instant) -> bool {
+        let mut lines = self.lines.iter_mut();
+        lines.any(|l| l.last_sent == now && l.line.poll_timeout(now, &l.peers) <= now)
     }
 
     fn timers(&mut self, now: Instant) {
@@ -451,7 +487,7 @@ impl<P: Port> Router<P> {
         let mut at = now + Duration::from_millis(500);
         for l in &mut self.lines {
             let ready = l.line.poll_timeout(now, &l.peers);
-            at = at.min(ready.max(l.last_sent + PACE));
+            at = at.min(ready.max(l.last_sent + l.burst));
         }
         at = at.min(self.session_due(now));
         at = at.min(self.half_open.due(now).unwrap_or(at));

@@ -7,13 +7,13 @@
 //!                 each packed where it will leave from, and sealed in place
 //! ```
 //!
-//! A super-frame holds what the line carries in 250 us, or one packet: what is
-//! behind it in the line's bottleneck never sees more of it at once. Another
+//! A super-frame holds what the line carries in its burst time (250 us unless
+//! configured), or one packet: what is behind it in the line's bottleneck never
+//! sees more of it at once. Another
 //! peer, another DS field or a longer packet begin a new one, a shorter packet
 //! ends it. Ports that take none get packets one by one.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use mef_crypto::HEADER_LEN as LINK_HEADER;
 use mef_io::Port;
@@ -25,8 +25,6 @@ use super::pipeline::Stop;
 use super::Router;
 use crate::drops::{DropReason, Stage};
 
-/// What of a line one super-frame holds.
-const BURST: Duration = Duration::from_micros(250);
 /// Most bytes of link packets in one: with every header it stays an IP packet.
 const MOST_BYTES: usize = 65_535 - 128;
 /// Most packets in one that kernels cut (UDP_MAX_SEGMENTS before Linux 6.9).
@@ -106,7 +104,7 @@ impl<P: Port> Router<P> {
                 capacity: one,
             });
         }
-        let burst = l.line.capacity().bytes_in(BURST);
+        let burst = l.line.capacity().bytes_in(l.burst);
         let bytes = usize::try_from(burst.0)
             .unwrap_or(MOST_BYTES)
             .min(MOST_BYTES);
