@@ -41,7 +41,10 @@ pub enum Sleep {
 impl Sleep {
     /// Whether there is nothing to wait for.
     pub fn is_over(self) -> bool {
-        matches!(self, Self::Listening(Duration::ZERO) | Self::Deaf(Duration::ZERO))
+        matches!(
+            self,
+            Self::Listening(Duration::ZERO) | Self::Deaf(Duration::ZERO)
+        )
     }
 
     /// The same without waiting.
