@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::frontier::{self, FrontierArgs};
 use crate::gate;
-use crate::report::{print_table, write_combined, write_report, write_sweep};
+use crate::report::{frontier_svg, print_table, write_combined, write_report, write_sweep};
 use crate::results::Results;
 use crate::run::{self, Outcome, RunError};
 use crate::sim::{self, SimRequest};
@@ -38,6 +39,8 @@ enum LabCommand {
     Shell(ShellArgs),
     /// Run a matrix of RTT, loss, size and transport, and draw goodput against them.
     Sweep(SweepArgs),
+    /// Draw goodput against queueing delay on lines of unknown capacity, with an oracle beside it.
+    Frontier(FrontierArgs),
     /// Put several result files into one report.
     Report(ReportArgs),
     /// Say whether results are good enough (for scripts); exit code 1 if not.
@@ -205,6 +208,7 @@ pub fn main(args: LabArgs) -> ExitCode {
     let done = match args.command {
         LabCommand::Run(args) => run_command(&args),
         LabCommand::Sweep(args) => sweep_command(&args),
+        LabCommand::Frontier(args) => frontier_command(&args),
         LabCommand::Wan(args) => wan_command(&args),
         LabCommand::Exec(args) => run::exec(&args),
         LabCommand::Shell(args) => run::shell(&args),
@@ -303,6 +307,32 @@ fn sweep_command(args: &SweepArgs) -> Result<ExitCode, RunError> {
         })?;
         println!("report: {}", path.display());
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn frontier_command(args: &FrontierArgs) -> Result<ExitCode, RunError> {
+    let panels = frontier::frontier(args, &command_line())?;
+    for panel in &panels {
+        println!("{}", panel.title);
+        for (curve, p) in panel
+            .curves
+            .iter()
+            .flat_map(|c| c.points.iter().map(move |p| (c, p)))
+        {
+            println!(
+                "  {:26} {:18} {:5.1}% {:7.0} ms",
+                curve.name,
+                p.name,
+                100.0 * p.goodput,
+                p.queue_ms
+            );
+        }
+    }
+    std::fs::write(&args.svg, frontier_svg(&panels)).map_err(|source| RunError::File {
+        path: args.svg.clone(),
+        source,
+    })?;
+    println!("drawing: {}", args.svg.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod frontier;
 pub mod gate;
 pub mod netns;
 pub mod run;

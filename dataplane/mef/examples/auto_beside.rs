@@ -64,7 +64,7 @@ fn main() {
         loss,
         seconds,
         from: seconds / 2.0,
-        ack_ms: (rtt as usize / 8).clamp(5, 25),
+        ack_ms: (rtt as usize / 8).clamp(5, 10),
         foreign,
     };
     let o = run(&setup, Params::of(Target::Balanced));

@@ -6,7 +6,7 @@
 //!     topologies/traces/synthetic-lte-slow.trace quantile=0.6,0.7,0.8,0.9 loss=0,0.01
 //! ```
 //!
-//! Keys: `quantile`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms).
+//! Keys: `quantile`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `from`, `seconds` (what is measured).
 //! A figure is payload as a share of the trace, its queue's median and 95th percentile in ms.
 
 #[path = "../tests/auto_model/mod.rs"]
@@ -27,6 +27,8 @@ fn set(p: &mut Params, s: &mut Setup, key: &str, value: f64) -> bool {
         "grow" => p.grow = value,
         "memory" => p.memory = value,
         "loss" => s.loss = value,
+        "from" => s.from = value,
+        "seconds" => s.seconds = value,
         "rtt" => (s.forward, s.back) = (value as usize / 2, value as usize / 2),
         _ => return false,
     }
@@ -70,7 +72,7 @@ fn main() {
                 loss: 0.0,
                 seconds: 120.0,
                 from: 5.0,
-                ack_ms: 25,
+                ack_ms: 10,
                 foreign: Vec::new(),
             };
             for (key, value) in &case {

@@ -15,6 +15,8 @@ use crate::rtt::Rtt;
 
 /// Packets after which an acknowledgement goes out whatever the timer says.
 const EVERY: u32 = 64;
+/// How long it waits where the sender wants to know how fast the line is.
+const REPORT_DELAY: Duration = Duration::from_millis(10);
 /// How often the acknowledgement of the last packets is said again.
 const REPEATS: u8 = 3;
 /// Most bytes of runs or bitmap in one ACK.
@@ -97,14 +99,18 @@ impl ReceivedLedger {
 
     /// When the next acknowledgement is due.
     pub fn due(&self, rtt: &Rtt) -> Option<Instant> {
+        let mut wait = rtt.ack_delay();
+        if self.reporting_until > self.last_sent {
+            wait = wait.min(REPORT_DELAY);
+        }
         let at = if self.pending > 0 {
             if self.ack_now || self.pending >= EVERY {
                 self.first_pending
             } else {
-                self.first_pending + rtt.ack_delay()
+                self.first_pending + wait
             }
-        } else if self.repeats_left > 0 || self.last_sent + rtt.ack_delay() < self.reporting_until {
-            self.last_sent + rtt.ack_delay()
+        } else if self.repeats_left > 0 || self.last_sent + wait < self.reporting_until {
+            self.last_sent + wait
         } else {
             return None;
         };

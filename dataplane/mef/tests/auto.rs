@@ -20,7 +20,7 @@ fn steps(rtt: usize, line: Vec<(f64, f64)>) -> Setup {
         loss: 0.0,
         seconds: 40.0,
         from: 5.0,
-        ack_ms: (rtt / 8).clamp(5, 25),
+        ack_ms: (rtt / 8).clamp(5, 10),
         foreign: Vec::new(),
     }
 }
@@ -164,7 +164,7 @@ fn recorded(name: &str) -> Option<Line> {
 fn recorded_lines_are_used_as_bbr_uses_them_at_a_third_of_its_queue() {
     for (name, goodput, queue, latency) in [
         ("Verizon-LTE-short.down", 0.88, 0.35 * 1311.0, 300.0),
-        ("TMobile-LTE-short.down", 0.87, 0.35 * 1324.0, 330.0),
+        ("TMobile-LTE-short.down", 0.87, 0.35 * 1324.0, 300.0),
         ("ATT-LTE-driving.down", 0.90, 0.35 * 575.0, 300.0),
     ] {
         let Some(line) = recorded(name) else { continue };
@@ -173,18 +173,18 @@ fn recorded_lines_are_used_as_bbr_uses_them_at_a_third_of_its_queue() {
                 queue: 1.0,
                 loss,
                 seconds: 120.0,
-                ack_ms: 25,
+                ack_ms: 10,
                 line: line.clone(),
                 ..steps(200, Vec::new())
             };
             let o = run(&s, Params::of(Target::Balanced));
             let got = o.used * PAYLOAD;
-            assert!(got >= goodput - loss, "{name} at {loss}: {got:.3}");
+            assert!(got >= goodput, "{name} at {loss}: {got:.3}");
             assert!(o.p95 <= queue, "{name} at {loss}: {} ms", o.p95);
             let o = run(&s, Params::of(Target::Latency));
             let got = o.used * PAYLOAD;
             // The watch for others takes a random loss for a sign of them now and then.
-            let least = if loss > 0.0 { 0.82 } else { 0.83 };
+            let least = if loss > 0.0 { 0.84 } else { 0.85 };
             assert!(got >= least, "{name} at {loss}: {got:.3}");
             assert!(o.p95 <= latency, "{name} at {loss}: {} ms", o.p95);
         }

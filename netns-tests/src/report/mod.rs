@@ -3,12 +3,14 @@
 
 mod charts;
 mod dots;
+mod frontier;
 mod page;
 mod summary;
 mod svg;
 mod sweep;
 mod table;
 
+pub use frontier::svg as frontier_svg;
 pub use table::print_table;
 
 use std::io;

@@ -60,6 +60,7 @@ pub fn print_table(results: &Results) -> String {
             }
         }
     }
+    out.push_str(&steps(results));
     if !results.discarded.is_empty() {
         out.push_str(&format!(
             "\n{} measured again:\n",
@@ -87,6 +88,34 @@ pub fn print_table(results: &Results) -> String {
         out.extend(errors.iter().take(10).map(String::as_str));
         if errors.len() > 10 {
             out.push_str(&format!("  and {} more, in the JSON\n", errors.len() - 10));
+        }
+    }
+    out
+}
+
+/// A line for each time at which the line changed, of each run.
+fn steps(results: &Results) -> String {
+    let mut out = String::new();
+    for run in results.runs.iter().filter(|r| !r.steps.is_empty()) {
+        out.push_str(&format!(
+            "\n{} {} repeat {}: after each change, 90% of the line, queue above 100 ms, used, least second\n",
+            run.transport,
+            run.variant,
+            run.repeat + 1
+        ));
+        for s in &run.steps {
+            let reached = s
+                .reached_s
+                .map_or("never".to_owned(), |t| format!("{t:.1} s"));
+            out.push_str(&format!(
+                "  {:6.1} s  {:7.1} Mbit/s   {:>7}   {:5.1} s   {:5.1}%   {:5.1}%\n",
+                s.at_s,
+                s.rate_bps as f64 / 1e6,
+                reached,
+                s.queue_s,
+                100.0 * s.share,
+                100.0 * s.least
+            ));
         }
     }
     out

@@ -158,6 +158,7 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
         wan: input.wan.clone(),
         router: input.router.clone(),
         series: series(input, &received, bulk.len() > 1),
+        steps: Vec::new(),
         flows,
         errors,
     }

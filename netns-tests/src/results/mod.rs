@@ -5,6 +5,7 @@ mod machine;
 mod merge;
 mod playback;
 pub mod stats;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use machine::Machine;
 pub use merge::{kind_name, merge, tail_window, MergeInput};
 pub use playback::Playback;
+pub use steps::{steps, Step};
 
 /// One file of `--json`: everything that one `mef lab run` did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,6 +75,8 @@ pub struct Run {
     pub wan: Wan,
     pub router: Router,
     pub series: Series,
+    /// Where the line changes while the load runs: how soon the run follows.
+    pub steps: Vec<Step>,
     /// Whatever went wrong, in words.
     pub errors: Vec<String>,
 }

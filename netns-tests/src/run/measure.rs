@@ -307,6 +307,7 @@ pub fn measure(case: &Case<'_>, progress: &Progress) -> Result<Run, RunError> {
         queue_series: Some((0.0, SERIES_STEP_S, queue.clone())),
     });
     run.series.estimates = estimates;
+    run.steps = results::steps(&run.series, line, run.seconds);
     run.errors.extend(doubts(&snapshot, "WAN emulator"));
     for snapshot in &access {
         run.errors.extend(doubts(snapshot, "access emulator"));

@@ -256,6 +256,7 @@ impl Simulation {
             queue_series: Some((0.0, SERIES_STEP_S, queue.clone())),
         });
         run.series.estimates = estimates;
+        run.steps = crate::results::steps(&run.series, line, run.seconds);
         run
     }
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 /// Seconds per minimum that is kept.
 const BUCKET: f64 = 0.25;
 const LONGEST: f64 = 10.0;
+const LONGEST_VARYING: f64 = 30.0;
 const SHORTEST: f64 = 2.0;
 const FLOORS: usize = 6;
 
@@ -18,8 +19,12 @@ pub(super) struct Base {
     /// Start of each bucket and its least delay, newest last.
     least: VecDeque<(f64, f64)>,
     window: f64,
+    /// What `window` may grow to.
+    longest: f64,
     /// Least delay per ten seconds, for a minute: what others' queues may have covered since.
     floor: VecDeque<(f64, f64)>,
+    /// Seconds in which the line delivered nothing: they do not count.
+    paused: f64,
 }
 
 impl Default for Base {
@@ -27,19 +32,33 @@ impl Default for Base {
         Self {
             least: VecDeque::new(),
             window: LONGEST,
+            longest: LONGEST,
             floor: VecDeque::new(),
+            paused: 0.0,
         }
     }
 }
 
 impl Base {
+    /// A line that varies by itself needs its queue, and emptying it costs: the base of thirty
+    /// seconds counts there (50 ppm are 1.5 ms in that time).
+    pub fn line_varies(&mut self, varies: bool) {
+        self.longest = if varies { LONGEST_VARYING } else { LONGEST };
+    }
+
+    /// Nothing could be learnt for so many seconds.
+    pub fn pause(&mut self, seconds: f64) {
+        self.paused += seconds.max(0.0);
+    }
+
     pub fn learn(&mut self, at: f64, delay: f64) {
+        let at = at - self.paused;
         match self.least.back_mut() {
             Some((start, least)) if at - *start < BUCKET => *least = delay.min(*least),
             last => {
                 // A path that has stopped changing is trusted for longer again.
                 let passed = last.map_or(0.0, |l| at - l.0);
-                self.window = (self.window + passed / 4.0).min(LONGEST);
+                self.window = (self.window + passed / 4.0).min(self.longest);
                 self.least.push_back((at, delay));
             }
         }
@@ -79,6 +98,7 @@ impl Base {
 
     /// How long no delay within `margin` of the base was seen, as a share of what is remembered.
     pub fn staleness(&self, at: f64, margin: f64) -> f64 {
+        let at = at - self.paused;
         let base = self.least() + margin;
         let seen = self.least.iter().rev().find(|l| l.1 <= base);
         seen.map_or(0.0, |l| (at - l.0 - BUCKET) / self.window)

@@ -49,13 +49,26 @@ const FRAME: f64 = 1514.0;
 const FIRST_WINDOW: f64 = 32.0 * FRAME;
 /// Never below, bytes/s: what keeps reports coming.
 const FLOOR: f64 = 2.0 * FRAME / 0.05;
+/// What that becomes while more than this is in flight, bytes: it will be reported when it arrives.
+const LEAST: f64 = FLOOR / 10.0;
+const ENOUGH_INFLIGHT: f64 = 10.0 * FRAME;
 /// A queue that ends the start.
 const START_QUEUE: f64 = 0.012;
 /// Less than this is no queue.
 const NO_QUEUE: f64 = 0.001;
+/// As none counts, for growth, also this share of the wanted one.
+const SHORT: f64 = 0.15;
+/// Losses that are no further apart are of one overflow, and how soon another follows it where the
+/// queue is others'.
+const SAME_OVERFLOW: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(20);
 /// The wanted amount in flight is at most this multiple of what the rate alone foretells.
 const MAX_FORECAST: f64 = 3.0;
 const FORECAST_INTERVAL: f64 = 0.02;
+/// A line on which so little more than foretold comes does not vary by itself.
+const STEADY: f64 = 1.2;
+/// Quantile of the forecasts that tells whether a line varies by itself.
+const VARIATION: f64 = 0.83;
 /// A base not seen for this share of what is remembered is looked for by draining.
 const STALE_BASE: f64 = 0.6;
 /// Random loss below which every loss counts as one of a full queue.
@@ -158,6 +171,8 @@ pub struct AutoRate {
     reported: Instant,
     /// When F was computed, seconds of the receiver's clock, and F.
     factor: (f64, f64),
+    /// The same of one quantile for all targets: whether the line varies by itself.
+    variation: f64,
     /// What could have been sent and was, decaying: whether there is anything to send.
     updated: Instant,
     allowed: f64,
@@ -168,6 +183,8 @@ pub struct AutoRate {
     /// When and to what the delivery rate last grew by a quarter.
     peak: (Instant, f64),
     careful_until: Instant,
+    /// When the queue overflowed last, and the time before.
+    overflowed: (Option<Instant>, Option<Instant>),
     next_drain: Instant,
     /// Length of the next drain if the last one was too short, seconds.
     drain_time: f64,
@@ -205,6 +222,7 @@ impl AutoRate {
             queue: 0.0,
             reported: now,
             factor: (f64::NEG_INFINITY, 1.0),
+            variation: 1.0,
             updated: now,
             allowed: 0.0,
             used: 0.0,
@@ -213,6 +231,7 @@ impl AutoRate {
             rtt,
             peak: (now, 0.0),
             careful_until: now,
+            overflowed: (None, None),
             next_drain: now,
             drain_time: 0.0,
             drained: None,
@@ -305,6 +324,11 @@ impl AutoRate {
             return;
         }
         let delay = rx - tx;
+        // While the line pauses no packet can pass without waiting: what is known does not age.
+        if let Some(last) = self.reports.last().filter(|_| self.mu < LEAST) {
+            self.base.pause(at - last.at);
+        }
+        self.base.line_varies(self.is_mobile(now));
         self.base.learn(at, delay);
         self.rtt = rtt.as_secs_f64().clamp(0.001, 5.0);
         self.queue = self.base.above(delay);
@@ -354,6 +378,11 @@ impl AutoRate {
         }
     }
 
+    /// The line varies by itself, and nobody is seen to fill its queue.
+    fn is_mobile(&self, now: Instant) -> bool {
+        self.variation >= STEADY && !self.compete.overflows(now)
+    }
+
     /// Less was sent than could have been: the hosts have no more.
     fn is_idle(&self) -> bool {
         self.used < 0.7 * self.allowed
@@ -380,7 +409,17 @@ impl AutoRate {
     fn change_state(&mut self, now: Instant) {
         let recent = self.lag.max(0.1);
         let overflows = self.reports.loses_more(recent, OVERFLOW);
+        // A mobile line's queue overflows at times when the line falls back, and what then matters is
+        // to be there when it returns. Where somebody else fills the queue it overflows again and again.
         if overflows {
+            let (newest, before) = self.overflowed;
+            self.overflowed = match newest {
+                Some(t) if now.since(t) < SAME_OVERFLOW => (Some(now), before),
+                _ => (Some(now), newest),
+            };
+        }
+        let again = self.overflowed.1.is_some_and(|t| now.since(t) < AGAIN);
+        if overflows && (again || self.variation < STEADY) {
             self.careful_until = now + CAREFUL;
         }
         match self.state {
@@ -456,7 +495,8 @@ impl AutoRate {
         let lost = if random < NO_LOSS {
             self.reports.newly_lost() > 0.5 * FRAME
         } else {
-            self.reports.loses_more((self.lag + queue).max(0.1), 0.0)
+            let excess = if self.compete.varies() { OVERFLOW } else { 0.0 };
+            self.reports.loses_more((self.lag + queue).max(0.1), excess)
         };
         let seen = Seen {
             now,
@@ -472,7 +512,8 @@ impl AutoRate {
                     + 0.005,
             lost,
             busy: !self.is_idle(),
-            factor: self.factor.1,
+            factor: self.variation,
+            loss: (self.reports.mean_loss() - random).max(0.0),
             wasteful: self.reports.loses_more((self.lag + queue).max(0.1), WASTE),
         };
         let (reports, origin) = (&self.reports, self.origin);
@@ -522,6 +563,7 @@ impl AutoRate {
             self.reports.judge(self.lag, self.params.memory);
             let f = self.reports.ratio_quantile(self.params.quantile);
             self.factor = (at, f.unwrap_or(1.0).clamp(1.0, MAX_FORECAST));
+            self.variation = self.reports.ratio_quantile(VARIATION).unwrap_or(1.0);
         }
     }
 
@@ -556,8 +598,14 @@ impl AutoRate {
                     rate.clamp(0.5 * mu, 1.5 * mu)
                 } else {
                     let forecast = lag * self.factor.1 + p.queue;
-                    let mut rate = mu + (mu * forecast - inflight) / p.delta;
-                    if self.recent_queue(0.03) < NO_QUEUE {
+                    let excess = mu * forecast - inflight;
+                    let mut rate = mu + excess / p.delta;
+                    let short = if self.is_mobile(now) {
+                        NO_QUEUE.max(SHORT * self.wanted_queue())
+                    } else {
+                        NO_QUEUE
+                    };
+                    if self.recent_queue(0.03) < short {
                         rate = rate.max(p.grow * mu);
                     }
                     let most = if now < self.careful_until {
@@ -574,6 +622,12 @@ impl AutoRate {
         } else {
             rate
         };
-        self.rate = rate.clamp(FLOOR, self.ceiling);
+        // What is in flight makes reports when it arrives.
+        let floor = if inflight > ENOUGH_INFLIGHT {
+            LEAST
+        } else {
+            FLOOR
+        };
+        self.rate = rate.clamp(floor, self.ceiling);
     }
 }

@@ -29,6 +29,8 @@ const MAX_RATIOS: usize = 4096;
 /// Bytes that tell a loss rate, and how many such samples are remembered.
 const LOSS_BYTES: f64 = 300e3;
 const LOSS_SAMPLES: usize = 16;
+/// So many of them tell whether much is lost now.
+const RECENT_PIECES: usize = 3;
 /// Share of these samples that are taken to show too much loss: what was lost by sending too much.
 const LOSS_QUANTILE: f64 = 0.25;
 /// Packets of which a share lost says something; about how long one is.
@@ -105,9 +107,15 @@ impl Reports {
         }
     }
 
+    /// Mean loss of the pieces that are remembered, some seconds.
+    pub fn mean_loss(&self) -> f64 {
+        self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
+    }
+
     /// Whether so much is lost that it has to be asked, again, whether that comes of sending too much.
     pub fn loss_in_doubt(&self) -> bool {
-        let usual = self.losses.iter().copied().fold(0.0, f64::max);
+        let recent = self.losses.iter().rev().take(RECENT_PIECES);
+        let usual = recent.copied().fold(0.0, f64::max);
         let known = match (self.verified, self.points.back()) {
             (Some((at, loss)), Some(p)) => p.at - at < ASK_AGAIN && usual < 2.0 * loss + DOUBT,
             _ => false,

@@ -33,8 +33,8 @@ pub struct Params {
 impl Params {
     pub fn of(target: Target) -> Self {
         let quantile = match target {
-            Target::Latency => 0.65,
-            Target::Balanced => 0.83,
+            Target::Latency => 0.58,
+            Target::Balanced => 0.82,
             Target::Throughput => 0.90,
         };
         Self {

@@ -9,7 +9,7 @@ use crate::auto::{AutoRate, Report, Target};
 use crate::codec::{Ack, FLAG_ELICITS_ACK, FLAG_KEEP_REPORTING};
 
 /// Acknowledgements may take this much of a line of which little is known yet.
-const LEAST_CONTROL: BitRate = BitRate(64_000);
+const LEAST_CONTROL: BitRate = BitRate(96_000);
 /// A line that pauses is not a dead one: mobile ones do for more than a second.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Silence is no loss while queues may grow faster than the RTT is smoothed.
