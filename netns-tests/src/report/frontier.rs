@@ -29,7 +29,7 @@ fn colour(name: &str) -> &'static str {
 
 /// The whole picture.
 pub fn svg(panels: &[Panel]) -> String {
-    let width = WIDTH * panels.len() as f64;
+    let width = WIDTH * panels.len() as f64 + RIGHT;
     let height = HEIGHT + LEGEND;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
