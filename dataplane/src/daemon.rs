@@ -232,8 +232,13 @@ fn serve<P: Port>(
         if (0..question).any(looks) {
             moderation.took(now, turn.packets);
         }
+        if turn.scarce {
+            moderation.listen();
+        }
         let after = os::monotonic_now();
-        let wake = match turn.again || asked {
+        // What is moderated looks again when it is time to; else more may be there already.
+        let prompt = turn.packets > 0 && (turn.scarce || moderation.is_off());
+        let wake = match turn.again || asked || prompt {
             true => after,
             false => router.next_wake(now).min(now + LONGEST_WAIT),
         };

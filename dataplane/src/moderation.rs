@@ -10,7 +10,8 @@
 //! ```
 //! A packet that comes alone is taken at once. Where more come, the next is there before a
 //! sleep has begun: the router looks once more before it goes to sleep. NICs do the same to the processors
-//! that they interrupt.
+//! that they interrupt. Where memory is short, hosts have windows of a few segments, which
+//! half a millisecond more on each round trip would starve: then it always listens.
 
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use mef_packet::Instant;
 
 use crate::config::Config;
 
-/// For how long packets may wait so that others can join them, at least.
-const HOLD: Duration = Duration::from_micros(500);
+/// Bursts up to this say that promptness matters more than processor time.
+const PROMPT: Duration = Duration::from_micros(500);
 /// So few packets that come in that time are worth waiting for.
 const FEW: u32 = 2;
 /// More packets than these are a batch by themselves.
@@ -85,14 +86,18 @@ impl Moderation {
     }
 
     /// As it suits the router's lines: one that sends a millisecond at a time needs not look more often.
-    /// None where a line's capacity is estimated, from when its packets arrive.
+    /// None where no line says so, as on a short access half a millisecond more is several round
+    /// trips, and none where a line's capacity is estimated, from when its packets arrive.
     pub fn of(now: Instant, config: &Config) -> Self {
         let lines = config.ports.iter().filter_map(|p| p.line);
-        let hold = match lines.clone().any(|l| l.auto.is_some()) {
-            true => Duration::ZERO,
-            false => lines.map(|l| l.burst).fold(HOLD, Duration::max),
-        };
-        Self::new(now, hold)
+        let longest = lines.clone().map(|l| l.burst).max().unwrap_or_default();
+        let prompt = longest <= PROMPT || lines.clone().any(|l| l.auto.is_some());
+        Self::new(now, if prompt { Duration::ZERO } else { longest })
+    }
+
+    /// Whether packets are never let wait.
+    pub fn is_off(&self) -> bool {
+        self.hold.is_zero()
     }
 
     /// Whether to look at the ports now.
@@ -115,6 +120,11 @@ impl Moderation {
         self.deaf_until = waits.then(|| now + self.hold);
     }
 
+    /// Somebody waits for what is next: listens to the ports until packets say otherwise.
+    pub fn listen(&mut self) {
+        self.deaf_until = None;
+    }
+
     /// How to sleep from `now` until `wake`, when a timer is due.
     pub fn sleep(&mut self, now: Instant, wake: Instant) -> Sleep {
         // Once: what a look without packets does not end, this does.
@@ -132,6 +142,7 @@ impl Moderation {
 mod tests {
     use super::*;
 
+    const HOLD: Duration = Duration::from_micros(500);
     const NO_TIMER: Instant = Instant::FAR_FUTURE;
 
     /// Packets `spacing` apart for 100 ms: how often the router looks, and how long one waits at most.
@@ -209,6 +220,13 @@ mod tests {
         assert!(m.listens(at(600)));
         assert_eq!(m.sleep(at(252), at(700)), us(250));
         assert!(m.listens(at(380)));
+        m.listen();
+        assert_eq!(
+            m.sleep(at(252), at(700)),
+            Sleep::Listening(Duration::from_micros(448))
+        );
+        assert!(m.listens(at(252)));
+        m.took(at(252), 1);
         // What is overdue does not wait.
         assert_eq!(m.sleep(at(252), at(200)), us(0));
     }

@@ -39,6 +39,12 @@ fn most(share: usize, left: usize, known: bool) -> usize {
     fair.max(least(share))
 }
 
+/// Whether less than half of either share is free, and not every connection has what it could use.
+pub(super) fn is_scarce(pool: &ChunkPool) -> bool {
+    let scarce = |u| pool.room(u) < pool.share(u) / 2;
+    scarce(Use::FromHosts) || scarce(Use::ToHosts)
+}
+
 /// The window that a new connection begins with.
 pub(super) fn first_window(pool: &ChunkPool) -> usize {
     let (share, left) = (pool.share(Use::FromHosts), pool.room(Use::FromHosts));
@@ -66,8 +72,7 @@ fn recount(pool: &mut ChunkPool, flow: &mut SplitFlow) {
     let old = flow.share;
     let mut new = HostShare::default();
     if let Some(host) = &mut flow.host {
-        let scarce = |u| pool.room(u) < pool.share(u) / 2;
-        if scarce(Use::FromHosts) || scarce(Use::ToHosts) {
+        if is_scarce(pool) {
             host.release_spare();
         }
         let [from, to] = host.held();

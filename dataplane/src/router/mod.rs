@@ -129,6 +129,8 @@ pub struct Turn {
     pub packets: usize,
     /// There is work left: another turn is due at once.
     pub again: bool,
+    /// Memory is short, so hosts have windows of a few segments: who lets them wait slows them down.
+    pub scarce: bool,
 }
 
 /// How many packets of the wire came as this one.
@@ -447,16 +449,10 @@ impl<P: Port> Router<P> {
         self.take_link_events(now);
         self.pump_dirty(now);
         self.laps.end(Lap::Flows);
-        turn.again = self.may_send_more(now);
+        turn.scarce = host_memory::is_scarce(&self.pool);
         self.flush();
         self.laps.end(Lap::Tx);
         turn
-    }
-
-    /// Whether a line that has just sent all there was has been given more, and is free for it.
-    fn may_send_more(&mut self, now: Instant) -> bool {
-        let mut lines = self.lines.iter_mut();
-        lines.any(|l| l.last_sent == now && l.line.poll_timeout(now, &l.peers) <= now)
     }
 
     fn timers(&mut self, now: Instant) {
