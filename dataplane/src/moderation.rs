@@ -1,5 +1,6 @@
 //! Interrupt moderation: where packets come densely, a router that is woken for each
-//! spends most of its time on waking. Then it does not listen to its ports for a
+//! spends most of its time on waking. Where a line's `burst` says that this matters more
+//! than promptness, it does not listen to its ports for a
 //! while, takes what has come together, and is woken by its own timers only.
 //!
 //! ```text
