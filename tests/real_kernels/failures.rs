@@ -447,7 +447,7 @@ fn a_clock_that_jumps_is_noticed_by_nobody() {
         ("DONT_FAKE_MONOTONIC", "1"),
     ];
     set("+0");
-    let router = OwnRouter::start(&lab, 'a', &environment);
+    let mut router = OwnRouter::start(&lab, 'a', &environment);
     router.wait_up(&lab, STALL);
     let pulse = Pulse::start(&lab);
     let flow = Flow::start(&lab);

@@ -130,7 +130,7 @@ fn folder(lab: &Lab) -> PathBuf {
 impl OwnRouter {
     /// Kills the lab's router of a side and starts one with its configuration, changed.
     pub fn instead(lab: &Lab, side: char, change: impl FnOnce(String) -> String) -> Self {
-        let own = Self::instead_of(lab, side, change);
+        let mut own = Self::instead_of(lab, side, change);
         own.wait_up(lab, Duration::from_secs(10));
         own
     }
@@ -139,17 +139,18 @@ impl OwnRouter {
     pub fn instead_of(lab: &Lab, side: char, change: impl FnOnce(String) -> String) -> Self {
         let router = lab.routers_pid(side);
         kill(Pid::from_raw(router), Signal::SIGKILL).unwrap();
-        // The lab waits for it at its own end only; until it is dead its socket answers.
+        // The lab waits for it at its own end only. Its socket answers until the last thread has ended,
+        // which is after the first one became a zombie.
         wait_for("its end", Duration::from_secs(10), || {
+            let Ok(threads) = std::fs::read_dir(format!("/proc/{router}/task")) else {
+                return Ok(());
+            };
+            let threads = threads.count();
             let stat = std::fs::read_to_string(format!("/proc/{router}/stat")).unwrap_or_default();
-            let state = stat
-                .rsplit(')')
-                .next()
-                .unwrap_or_default()
-                .trim_start()
-                .to_owned();
-            let dead = state.is_empty() || state.starts_with('Z');
-            dead.then_some(()).ok_or(state)
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+            let dead = threads <= 1 && (state.is_empty() || state.starts_with('Z'));
+            dead.then_some(())
+                .ok_or(format!("{threads} threads, {state}"))
         });
         let file = folder(lab).join(format!("{side}.toml"));
         let text = change(std::fs::read_to_string(&file).unwrap());
@@ -186,9 +187,16 @@ impl OwnRouter {
     }
 
     /// Waits until its link is up, at both ends.
-    pub fn wait_up(&self, lab: &Lab, limit: Duration) {
+    pub fn wait_up(&mut self, lab: &Lab, limit: Duration) {
         let up = |s: &Snapshot| s.links.iter().all(|l| l.state == LinkState::Up);
         wait_for("the link", limit, || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!(
+                    "the router of side {}: {status}: {}",
+                    self.side,
+                    self.said()
+                );
+            }
             let own = self.status().map_err(|e| e.to_string())?;
             let other = lab.status(if self.side == 'a' { 'b' } else { 'a' });
             if up(&own) && up(&other) {
