@@ -219,7 +219,7 @@ impl Peer {
             self.next = None;
         }
         if let Some(old) = self.current.take_if(|s| s.since + EXPIRE <= now) {
-            self.next_number = old.session.next_counter(0);
+            self.next_number = old.session.next_counter();
             self.link.session_lost();
         }
     }
@@ -228,7 +228,7 @@ impl Peer {
     pub fn close(&mut self) {
         (self.next, self.previous, self.initiator) = (None, None, None);
         if let Some(old) = self.current.take() {
-            self.next_number = old.session.next_counter(0);
+            self.next_number = old.session.next_counter();
             self.link.session_lost();
         }
     }
@@ -304,7 +304,7 @@ impl Peer {
         let Some(current) = &self.current else {
             return false;
         };
-        let sent = current.session.next_counter(0);
+        let sent = current.session.next_counter();
         let ours = current.session.peer_index() == index && number < sent && number + 65_536 > sent;
         let due = self.last_hint.is_none_or(|t| now.since(t) >= HINT_INTERVAL);
         if ours && due {
@@ -383,7 +383,7 @@ impl Peer {
         let boot_id = session.peer_boot_id();
         let same_start = self.boot_id == Some(boot_id);
         if let Some(old) = self.current.take() {
-            self.next_number = old.session.next_counter(0);
+            self.next_number = old.session.next_counter();
             self.previous = same_start.then_some(Aged {
                 since: (now + LINGER).min(old.since + EXPIRE),
                 session: old.session,
@@ -487,7 +487,7 @@ impl Peer {
         let Some(current) = &mut self.current else {
             return Err(mef_crypto::SealError::LimitReached);
         };
-        let sealed = current.session.seal_in_place(0, packet);
+        let sealed = current.session.seal_in_place(packet);
         if sealed.is_err() {
             // The key is used up: only another session helps.
             self.renew_now = true;
@@ -504,6 +504,6 @@ impl LinkEnd for Peer {
         &mut self.link
     }
     fn next_number(&self) -> Option<u64> {
-        self.current.as_ref().map(|s| s.session.next_counter(0))
+        self.current.as_ref().map(|s| s.session.next_counter())
     }
 }

@@ -99,7 +99,7 @@ fn seal() -> Operation {
     let (mut a, _) = sessions();
     let mut packet = vec![0x5a; 1420 + OVERHEAD];
     Box::new(move || {
-        a.seal_in_place(0, &mut packet).unwrap();
+        a.seal_in_place(&mut packet).unwrap();
     })
 }
 
@@ -107,7 +107,7 @@ fn seal_open() -> Operation {
     let (mut a, mut b) = sessions();
     let mut packet = vec![0x5a; 1420 + OVERHEAD];
     Box::new(move || {
-        a.seal_in_place(0, &mut packet).unwrap();
+        a.seal_in_place(&mut packet).unwrap();
         b.open(&mut packet).unwrap();
     })
 }

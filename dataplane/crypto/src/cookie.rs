@@ -224,9 +224,10 @@ impl Gate {
             return Admission::Refuse;
         }
         let [secret, _] = &self.secrets;
-        let mut reply = handshake_header(PacketType::CookieReply, header.receiver_index)
-            .emit()
-            .to_vec();
+        let mut reply =
+            handshake_header(PacketType::CookieReply, header.lane, header.receiver_index)
+                .emit()
+                .to_vec();
         reply.extend_from_slice(&echo(packet));
         reply.extend_from_slice(&first_bytes(
             hmac::sign(secret, &address_bytes(from)).as_ref(),

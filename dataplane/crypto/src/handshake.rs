@@ -7,6 +7,7 @@
 //! response    (76 bytes)  LINK header │ e │ responder's index:32 boot_id:64 sealed
 //! ```
 //!
+//! The headers name the lane that the session is for.
 //! A responder under load asks for a cookie first (see [`crate::cookie`]); an
 //! initiation with one is 16 bytes longer. The initiation's header and cookie are part of the prologue, the response's header is the
 //! only one the initiator takes, so a changed bit anywhere is detected. The
@@ -58,6 +59,8 @@ pub enum HandshakeError {
     NonZeroField,
     #[error("handshake: response for session index {found}, ours is {expected}")]
     UnexpectedIndex { expected: u32, found: u32 },
+    #[error("handshake: for lane {found}, this is lane {expected}")]
+    UnexpectedLane { expected: u16, found: u16 },
     #[error("handshake: message is forged, damaged, or for another key")]
     Unauthentic,
     #[error("handshake: initiation from {0}, which is no configured peer")]
@@ -81,6 +84,7 @@ impl HandshakeError {
             Self::Header(HeaderError::Type(_)) | Self::UnexpectedType { .. } => "unknown_type",
             Self::NonZeroField => "handshake_header",
             Self::UnexpectedIndex { .. } => "unknown_session",
+            Self::UnexpectedLane { .. } => "unknown_lane",
             Self::Unauthentic => "handshake_unauthentic",
             Self::UnknownPeer(_) => "unknown_peer",
             Self::ReplayedInitiation { .. } => "replayed_initiation",
@@ -162,7 +166,7 @@ impl Initiator {
         config: SessionConfig,
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
         let index = offer.index;
-        let mut header = handshake_header(PacketType::Initiation, index)
+        let mut header = handshake_header(PacketType::Initiation, config.lane, index)
             .emit()
             .to_vec();
         header.extend(offer.cookie.iter().flatten());
@@ -212,6 +216,7 @@ impl Initiator {
                 found: header.receiver_index,
             });
         }
+        on_lane(self.config.lane, header.lane)?;
         let [a, b, c, d, boot @ ..]: [u8; ANSWER_LEN] = read(&mut self.noise, message)?;
         let indices = (self.index, u32::from_be_bytes([a, b, c, d]));
         let mut session = session(
@@ -237,6 +242,7 @@ impl Initiator {
                 found: header.receiver_index,
             });
         }
+        on_lane(self.config.lane, header.lane)?;
         let (echo, rest) = body
             .split_first_chunk::<COOKIE_LEN>()
             .ok_or(HandshakeError::Unauthentic)?;
@@ -326,6 +332,7 @@ impl Responder {
             ephemeral,
             peer,
             peer_index: header.receiver_index,
+            lane: header.lane,
             counter: counter as u64,
             boot_id: boot_id as u64,
         };
@@ -335,7 +342,8 @@ impl Responder {
 
     /// Answers an initiation: the session, and the UDP payload to send. `index` is ours for
     /// the session; `entropy` as in [`Initiator::new`]. Of two initiations that were read,
-    /// the one with the lower counter is refused once the other has been accepted.
+    /// the one with the lower counter is refused once the other has been accepted. One for
+    /// another lane than that of `config` is refused.
     pub fn accept(
         &mut self,
         mut initiation: Initiation,
@@ -344,8 +352,10 @@ impl Responder {
         config: SessionConfig,
     ) -> Result<(Session, Vec<u8>), HandshakeError> {
         self.check_fresh(&initiation)?;
+        on_lane(config.lane, initiation.lane)?;
         initiation.ephemeral.set(entropy);
-        let header = handshake_header(PacketType::Response, initiation.peer_index).emit();
+        let header =
+            handshake_header(PacketType::Response, initiation.lane, initiation.peer_index).emit();
         let mut answer = index.to_be_bytes().to_vec();
         answer.extend_from_slice(&self.boot_id.to_be_bytes());
         let packet = write(&mut initiation.noise, &header, &answer, RESPONSE_LEN)?;
@@ -382,6 +392,7 @@ pub struct Initiation {
     ephemeral: Ephemeral,
     peer: PublicKey,
     peer_index: u32,
+    lane: u16,
     counter: u64,
     boot_id: u64,
 }
@@ -418,13 +429,21 @@ impl fmt::Debug for Initiation {
     }
 }
 
-pub(crate) fn handshake_header(kind: PacketType, receiver_index: u32) -> Header {
+pub(crate) fn handshake_header(kind: PacketType, lane: u16, receiver_index: u32) -> Header {
     Header {
         kind,
         epoch: 0,
-        lane: 0,
+        lane,
         receiver_index,
         counter: 0,
+    }
+}
+
+fn on_lane(expected: u16, found: u16) -> Result<(), HandshakeError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(HandshakeError::UnexpectedLane { expected, found })
     }
 }
 
@@ -448,7 +467,7 @@ fn parse(
     if packet.len() != length {
         return Err(wrong_length);
     }
-    if header != handshake_header(expected, header.receiver_index) {
+    if header != handshake_header(expected, header.lane, header.receiver_index) {
         return Err(HandshakeError::NonZeroField);
     }
     let (_, message) = packet.split_at_checked(HEADER_LEN).ok_or(wrong_length)?;

@@ -47,7 +47,7 @@ pub struct Header {
     pub kind: PacketType,
     /// The low eight bits of the key epoch; zero in handshake messages.
     pub epoch: u8,
-    /// The pair of workers the packet travels between; zero in handshake messages.
+    /// The pair of workers the packet travels between.
     pub lane: u16,
     /// The session index of the packet's receiver; in an [`PacketType::Initiation`] the sender's own.
     pub receiver_index: u32,

@@ -1,7 +1,6 @@
 //! A session: what two routers share after a handshake. It seals and opens
-//! transport packets, each on one lane; packet numbers, keys and replay windows
-//! belong to the lane. Until the peers have agreed on a number of lanes, in the
-//! session itself, there is lane 0 only.
+//! the transport packets of one lane, with packet numbers, keys and a replay
+//! window of its own; each pair of workers has a session.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,9 +12,6 @@ use crate::lane::{RecvLane, SendLane};
 use crate::replay::{MAX_WINDOW, MIN_WINDOW};
 use crate::schedule::{Direction, Secret};
 use crate::{HEADER_LEN, OVERHEAD, TAG_LEN};
-
-/// Most lanes a session may have: 32 workers at either end.
-pub const MAX_LANES: u16 = 1024;
 
 /// How much one key may do, in AES blocks of 16 bytes (of the plaintext, the tag
 /// and the header): the confidentiality limits of AES-GCM
@@ -38,11 +34,13 @@ impl Default for Limits {
     }
 }
 
-/// What a session is made with; nothing in it has to agree between the two ends.
+/// What a session is made with. The lane has to be the same at both ends, nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     pub engine: EngineKind,
-    /// Packets a lane remembers against replay; kept between
+    /// The pair of workers that the session is between.
+    pub lane: u16,
+    /// Packets it remembers against replay; kept between
     /// [`MIN_WINDOW`] and [`MAX_WINDOW`].
     pub replay_window: usize,
     pub limits: Limits,
@@ -58,6 +56,7 @@ impl Default for SessionConfig {
     fn default() -> Self {
         Self {
             engine: EngineKind::default(),
+            lane: 0,
             replay_window: MIN_WINDOW,
             limits: Limits::default(),
         }
@@ -76,9 +75,7 @@ pub enum Role {
 pub enum SealError {
     #[error("{0} bytes are too few for header space and tag space ({OVERHEAD})")]
     TooShort(usize),
-    #[error("lane {0} is not one of this session's")]
-    UnknownLane(u16),
-    #[error("the key or the packet numbers of the lane are used up; a new handshake is due")]
+    #[error("the key or the packet numbers of the session are used up; a new handshake is due")]
     LimitReached,
     #[error("the cipher refused to seal")]
     Engine,
@@ -101,7 +98,7 @@ pub enum OpenError {
     UnknownType,
     /// For another session.
     UnknownSession,
-    /// Not one of the lanes agreed on.
+    /// Of another lane than the session's.
     UnknownLane,
     /// Neither the current epoch nor one beside it.
     BadEpoch,
@@ -157,33 +154,13 @@ impl From<HeaderError> for OpenError {
     }
 }
 
-/// The lanes could not be set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LanesError {
-    #[error("{0} lanes: expected 1 to {MAX_LANES}")]
-    Count(u16),
-    #[error(
-        "the session has {have} lanes already, {wanted} were asked for; lanes are agreed on once"
-    )]
-    Agreed { have: u16, wanted: u16 },
-    #[error("the lanes' keys could not be derived")]
-    Engine,
-}
-
 /// A packet that was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
-    pub lane: u16,
-    /// The packet number in its lane.
+    /// The packet number.
     pub counter: u64,
     /// Where in the packet the plaintext now is.
     pub payload: Range<usize>,
-}
-
-/// The two halves of the handshake's raw split, kept until the lanes are agreed on.
-struct Split {
-    send: Secret,
-    recv: Secret,
 }
 
 /// One end of an established session.
@@ -192,9 +169,9 @@ pub struct Session {
     peer_index: u32,
     peer: PublicKey,
     role: Role,
-    config: SessionConfig,
-    split: Option<Split>,
-    lanes: Vec<(SendLane, RecvLane)>,
+    lane: u16,
+    send: SendLane,
+    recv: RecvLane,
     confirmed: bool,
     peer_boot_id: u64,
 }
@@ -208,17 +185,15 @@ impl Session {
         (to_responder, to_initiator): (Secret, Secret),
         config: SessionConfig,
     ) -> Result<Self, EngineError> {
-        let split = match role {
-            Role::Initiator => Split {
-                send: to_responder,
-                recv: to_initiator,
-            },
-            Role::Responder => Split {
-                send: to_initiator,
-                recv: to_responder,
-            },
+        let lane = config.lane;
+        let to_responder = (to_responder, Direction::ToResponder);
+        let to_initiator = (to_initiator, Direction::ToInitiator);
+        let (send, recv) = match role {
+            Role::Initiator => (to_responder, to_initiator),
+            Role::Responder => (to_initiator, to_responder),
         };
-        let lanes = vec![derive_lane(&split, role, 0, &config)?];
+        let send = SendLane::new(&send.0, send.1, lane, &config)?;
+        let recv = RecvLane::new(&recv.0, recv.1, lane, &config)?;
         // An initiator has seen an answer made for it just now; a responder has not yet.
         let confirmed = role == Role::Initiator;
         Ok(Self {
@@ -226,9 +201,9 @@ impl Session {
             peer_index,
             peer,
             role,
-            config,
-            split: Some(split),
-            lanes,
+            lane,
+            send,
+            recv,
             confirmed,
             peer_boot_id: 0,
         })
@@ -256,13 +231,11 @@ impl Session {
         self.peer_boot_id = boot_id;
     }
 
-    /// Numbers the packets sealed on lane 0 from `counter` on, or from where they are, if that is
+    /// Numbers the packets sealed from `counter` on, or from where they are, if that is
     /// more: a session that renews another goes on with its numbers, so that whoever keeps account
     /// of packets sees one sequence. The nonces are those of another key.
     pub fn number_from(&mut self, counter: u64) {
-        if let Some((send, _)) = self.lanes.first_mut() {
-            send.number_from(counter);
-        }
+        self.send.number_from(counter);
     }
 
     pub fn role(&self) -> Role {
@@ -276,42 +249,9 @@ impl Session {
         self.confirmed
     }
 
-    /// The lanes there are; 1 until [`agree_lanes`](Self::agree_lanes).
-    pub fn lane_count(&self) -> u16 {
-        self.lanes.len() as u16
-    }
-
-    /// Sets up lanes 0 to `count - 1` and wipes the secrets they were derived from;
-    /// lane 0 goes on as it is. Asking again for the same number changes nothing.
-    pub fn agree_lanes(&mut self, count: u16) -> Result<(), LanesError> {
-        if count == 0 || count > MAX_LANES {
-            return Err(LanesError::Count(count));
-        }
-        let have = self.lane_count();
-        let Some(split) = &self.split else {
-            return if count == have {
-                Ok(())
-            } else {
-                Err(LanesError::Agreed {
-                    have,
-                    wanted: count,
-                })
-            };
-        };
-        let more = (have..count).map(|lane| derive_lane(split, self.role, lane, &self.config));
-        let more = more
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|EngineError| LanesError::Engine)?;
-        self.lanes.extend(more);
-        self.split = None;
-        Ok(())
-    }
-
-    /// The number the next packet sealed on `lane` will have; 0 for a lane there is not.
-    pub fn next_counter(&self, lane: u16) -> u64 {
-        self.lanes
-            .get(usize::from(lane))
-            .map_or(0, |(send, _)| send.next_counter())
+    /// The number the next packet sealed will have.
+    pub fn next_counter(&self) -> u64 {
+        self.send.next_counter()
     }
 
     /// Seals `packet` in place: 16 bytes of header space, the plaintext, 16 bytes of
@@ -319,19 +259,15 @@ impl Session {
     ///
     /// # Errors
     /// The packet must not be sent then; its content is unspecified.
-    pub fn seal_in_place(&mut self, lane: u16, packet: &mut [u8]) -> Result<u64, SealError> {
+    pub fn seal_in_place(&mut self, packet: &mut [u8]) -> Result<u64, SealError> {
         let header = Header {
             kind: PacketType::Transport,
             epoch: 0,
-            lane,
+            lane: self.lane,
             receiver_index: self.peer_index,
             counter: 0,
         };
-        let (send, _) = self
-            .lanes
-            .get_mut(usize::from(lane))
-            .ok_or(SealError::UnknownLane(lane))?;
-        send.seal(header, packet)
+        self.send.seal(header, packet)
     }
 
     /// Opens a transport packet in place.
@@ -351,14 +287,12 @@ impl Session {
         if header.receiver_index != self.local_index {
             return Err(OpenError::UnknownSession);
         }
-        let (_, recv) = self
-            .lanes
-            .get_mut(usize::from(header.lane))
-            .ok_or(OpenError::UnknownLane)?;
-        recv.open(&header, packet)?;
+        if header.lane != self.lane {
+            return Err(OpenError::UnknownLane);
+        }
+        self.recv.open(&header, packet)?;
         self.confirmed = true;
         Ok(Opened {
-            lane: header.lane,
             counter: header.counter,
             payload: HEADER_LEN..end,
         })
@@ -372,24 +306,8 @@ impl fmt::Debug for Session {
             .field("role", &self.role)
             .field("local_index", &self.local_index)
             .field("peer_index", &self.peer_index)
-            .field("lanes", &self.lanes.len())
+            .field("lane", &self.lane)
             .field("confirmed", &self.confirmed)
             .finish_non_exhaustive()
     }
-}
-
-fn derive_lane(
-    split: &Split,
-    role: Role,
-    lane: u16,
-    config: &SessionConfig,
-) -> Result<(SendLane, RecvLane), EngineError> {
-    let (out, back) = match role {
-        Role::Initiator => (Direction::ToResponder, Direction::ToInitiator),
-        Role::Responder => (Direction::ToInitiator, Direction::ToResponder),
-    };
-    Ok((
-        SendLane::new(&split.send, out, lane, config)?,
-        RecvLane::new(&split.recv, back, lane, config)?,
-    ))
 }

@@ -64,11 +64,11 @@ fn both_ends_agree_on_who_and_where() {
 fn a_session_is_confirmed_by_the_first_packet_that_opens() {
     let (mut a, mut b) = sessions();
     assert!(a.is_confirmed() && !b.is_confirmed());
-    let mut forged = sealed(&mut a, 0, b"x");
+    let mut forged = sealed(&mut a, b"x");
     forged[20] ^= 1;
     b.open(&mut forged).unwrap_err();
     assert!(!b.is_confirmed());
-    b.open(&mut sealed(&mut a, 0, b"x")).unwrap();
+    b.open(&mut sealed(&mut a, b"x")).unwrap();
     assert!(b.is_confirmed());
 }
 
@@ -114,8 +114,8 @@ fn every_flipped_bit_of_a_response_is_refused_and_the_right_one_still_works() {
         );
     }
     let mut a = pending.finish(&response).unwrap();
-    b.open(&mut sealed(&mut a, 0, b"still here")).unwrap();
-    a.open(&mut sealed(&mut b, 0, b"here too")).unwrap();
+    b.open(&mut sealed(&mut a, b"still here")).unwrap();
+    a.open(&mut sealed(&mut b, b"here too")).unwrap();
 }
 
 #[test]
@@ -150,6 +150,37 @@ fn other_lengths_are_refused() {
         "handshake_length"
     );
     assert!(responder.read(&fresh).is_ok() && pending.finish(&response).is_ok());
+}
+
+#[test]
+fn an_initiation_is_for_one_lane_only() {
+    let lane = |lane| SessionConfig {
+        lane,
+        ..SessionConfig::default()
+    };
+    let wrong = |expected, found| HandshakeError::UnexpectedLane { expected, found };
+    let mut responder = responder();
+    let (mut pending, initiation) = initiate(5, lane(2));
+    // Recorded, and sent to another worker of the responder.
+    let read = responder.read(&initiation).unwrap();
+    let error = responder.accept(read, 1, [1; 32], lane(1)).unwrap_err();
+    assert_eq!(error, wrong(1, 2));
+    assert_eq!(responder.last_counter(&key(1).public()), None);
+    // With the lane written over, it is not what the initiator made.
+    let mut moved = initiation.clone();
+    moved[3] = 1;
+    assert_eq!(
+        responder.read(&moved).unwrap_err(),
+        HandshakeError::Unauthentic
+    );
+
+    let read = responder.read(&initiation).unwrap();
+    let (mut b, response) = responder.accept(read, 1, [1; 32], lane(2)).unwrap();
+    let mut moved = response.clone();
+    moved[3] = 0;
+    assert_eq!(pending.finish(&moved).unwrap_err(), wrong(2, 0));
+    let mut a = pending.finish(&response).unwrap();
+    b.open(&mut sealed(&mut a, b"on lane 2")).unwrap();
 }
 
 #[test]

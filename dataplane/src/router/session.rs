@@ -70,6 +70,7 @@ impl<P: Port> Router<P> {
         });
         SessionConfig {
             engine: self.config.engine,
+            lane: self.worker(),
             replay_window: (rate / 64) as usize,
             ..SessionConfig::default()
         }

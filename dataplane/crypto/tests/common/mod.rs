@@ -58,9 +58,9 @@ pub fn packet(plaintext: &[u8]) -> Vec<u8> {
 }
 
 /// A packet with `plaintext`, sealed.
-pub fn sealed(session: &mut Session, lane: u16, plaintext: &[u8]) -> Vec<u8> {
+pub fn sealed(session: &mut Session, plaintext: &[u8]) -> Vec<u8> {
     let mut packet = packet(plaintext);
-    session.seal_in_place(lane, &mut packet).unwrap();
+    session.seal_in_place(&mut packet).unwrap();
     packet
 }
 

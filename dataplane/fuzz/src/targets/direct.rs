@@ -223,7 +223,7 @@ impl World {
             let accepted = self.responder.accept(initiation, index, [9; 32], config);
             let (mut session, answer) = accepted.expect("a fresh initiation");
             if let Some(old) = self.sessions.last() {
-                session.number_from(old.next_counter(0));
+                session.number_from(old.next_counter());
             }
             self.sessions.push(session);
             if self.sessions.len() > 2 {
@@ -249,7 +249,7 @@ impl World {
         let mut packet = vec![0; inner.len() + OVERHEAD];
         packet[HEADER_LEN..HEADER_LEN + inner.len()].copy_from_slice(inner);
         let session = self.sessions.last_mut().expect("a session");
-        session.seal_in_place(0, &mut packet).expect("a fresh key");
+        session.seal_in_place(&mut packet).expect("a fresh key");
         packet
     }
 

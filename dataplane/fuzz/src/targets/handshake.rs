@@ -78,7 +78,7 @@ pub fn packets(data: &[u8]) {
                 let text = input.bytes();
                 let mut packet = vec![0; text.len() + OVERHEAD];
                 packet[HEADER_LEN..HEADER_LEN + text.len()].copy_from_slice(text);
-                at_a.seal_in_place(0, &mut packet).expect("a fresh session");
+                at_a.seal_in_place(&mut packet).expect("a fresh session");
                 let sealed = packet.clone();
                 if op & 4 != 0 {
                     let at = usize::from(input.u16()) % packet.len();
