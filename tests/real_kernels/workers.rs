@@ -183,6 +183,9 @@ fn send_numbered(lab: &Lab, to: u16, count: u32, time: Duration) -> std::thread:
 fn receive_in_order(lab: &Lab, port: u16) -> std::thread::JoinHandle<HashMap<SocketAddr, u32>> {
     let socket = lab.thread("b1", move || UdpSocket::bind((B1, port)).unwrap());
     let socket = socket.join().unwrap();
+    // All that is sent to it at once, as a test on a busy machine may be late in reading.
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20))
+        .unwrap();
     socket
         .set_read_timeout(Some(Duration::from_secs(1)))
         .unwrap();
