@@ -12,6 +12,7 @@
 //! zeroed per packet.
 
 mod fanout;
+mod messages;
 mod pool;
 mod rx;
 mod socket;

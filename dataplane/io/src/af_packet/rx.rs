@@ -1,5 +1,6 @@
 //! Receiving in batches (recvmmsg) with the kernel's time-stamps.
 
+use super::messages::{self, BATCH};
 use super::pool::{Pool, LARGE};
 use super::socket::Socket;
 use super::vnet;
@@ -9,8 +10,6 @@ use mef_packet::{Checksum, HeapBuf, Instant, Meta, Packet};
 use std::io;
 use std::time::Duration;
 
-/// Frames that one system call takes at most.
-const BATCH: usize = 64;
 /// Bytes after which the router is to work on what it has: they are still in the cache.
 const CACHED: u64 = 256 << 10;
 /// A frame up to this long is copied out of the buffer that it landed in.
@@ -78,35 +77,15 @@ impl Receiver {
         out: &mut Vec<Packet<HeapBuf>>,
         want: usize,
     ) -> usize {
-        let mut vectors = [[libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; 2]; BATCH];
-        // SAFETY: mmsghdr is integers and raw pointers, for which zeroes are valid.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let mut vectors = messages::NO_PARTS;
+        let mut headers = messages::empty();
         let landing = self.slots.iter_mut().zip(&mut self.headers);
         let parts = landing.zip(&mut self.control).zip(&mut vectors);
         for ((((slot, vnet), control), vector), header) in parts.zip(&mut headers).take(want) {
             let room = slot.vec_mut().spare_capacity_mut();
-            let frame = libc::iovec {
-                iov_base: room.as_mut_ptr().cast(),
-                iov_len: room.len(),
-            };
-            let count = if self.vnet_hdr {
-                *vector = [
-                    libc::iovec {
-                        iov_base: vnet.as_mut_ptr().cast(),
-                        iov_len: vnet.len(),
-                    },
-                    frame,
-                ];
-                2
-            } else {
-                vector[0] = frame;
-                1
-            };
-            header.msg_hdr.msg_iov = vector.as_mut_ptr();
-            header.msg_hdr.msg_iovlen = count;
+            let vnet = self.vnet_hdr.then_some(vnet);
+            let (frame, length) = (room.as_mut_ptr().cast(), room.len());
+            messages::lead(&mut header.msg_hdr, vector, vnet, frame, length);
             if self.timestamps {
                 header.msg_hdr.msg_control = control.as_mut_ptr().cast();
                 header.msg_hdr.msg_controllen = (CONTROL * 8) as _;

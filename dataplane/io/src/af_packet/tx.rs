@@ -1,5 +1,6 @@
 //! Sending in batches (sendmmsg).
 
+use super::messages::{self, BATCH};
 use super::socket::Socket;
 use super::vnet;
 use crate::os;
@@ -7,9 +8,6 @@ use crate::port::PortStats;
 use mef_packet::wire::checksum;
 use mef_packet::{Buffer, Checksum, Gso, HeapBuf, Packet};
 use std::io;
-
-/// Frames that one system call takes at most.
-const BATCH: usize = 64;
 
 /// What sending needs beside the socket.
 pub(super) struct Sender {
@@ -50,12 +48,8 @@ impl Sender {
         batch: &mut [Packet<HeapBuf>],
     ) {
         let mut vnet = [[0u8; vnet::LEN]; BATCH];
-        let mut vectors = [[libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; 2]; BATCH];
-        // SAFETY: mmsghdr is integers and raw pointers, for which zeroes are valid.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let mut vectors = messages::NO_PARTS;
+        let mut headers = messages::empty();
         let mut is_gso = [false; BATCH];
         let mut n = 0;
         for (packet, vnet, vector, header, is_gso) in batch
@@ -74,25 +68,9 @@ impl Sender {
             *vnet = v;
             *is_gso = packet.meta.gso != Gso::None;
             let frame = packet.buf.bytes_mut();
-            let frame = libc::iovec {
-                iov_base: frame.as_mut_ptr().cast(),
-                iov_len: frame.len(),
-            };
-            let count = if self.vnet_hdr {
-                *vector = [
-                    libc::iovec {
-                        iov_base: vnet.as_mut_ptr().cast(),
-                        iov_len: vnet.len(),
-                    },
-                    frame,
-                ];
-                2
-            } else {
-                vector[0] = frame;
-                1
-            };
-            header.msg_hdr.msg_iov = vector.as_mut_ptr();
-            header.msg_hdr.msg_iovlen = count;
+            let vnet = self.vnet_hdr.then_some(vnet);
+            let (frame, length) = (frame.as_mut_ptr(), frame.len());
+            messages::lead(&mut header.msg_hdr, vector, vnet, frame, length);
         }
 
         let mut rest = headers.get_mut(..n).unwrap_or(&mut []);
