@@ -98,7 +98,7 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
                 in_tail * 8.0 / tail_s,
                 &since_origin,
             );
-            if let Some(e) = &flow.error {
+            if let Some(e) = flow.error.as_ref().filter(|_| !in_wait(c)) {
                 errors.push(format!("flow {} ({}): {e}", c.id, flow.kind));
             }
             flow
@@ -110,6 +110,10 @@ pub fn merge(input: &MergeInput<'_>) -> Run {
         let more = errors.len() - ERRORS_KEPT;
         errors.truncate(ERRORS_KEPT);
         errors.push(format!("{more} more flows failed"));
+    }
+    let waited = clients.values().filter(|c| in_wait(c)).count();
+    if waited > 0 {
+        errors.push(format!("{waited} flows had not begun: {WAITED}"));
     }
     for o in outcomes {
         if o.finish == Finish::Deadline {
@@ -174,6 +178,14 @@ pub fn kind_name(kind: FlowKind) -> &'static str {
     }
 }
 
+/// Why a flow of the plan was never begun.
+const WAITED: &str = "the run was over before their time, or before those ahead of them had ended";
+
+/// It was planned, but the agent stopped before its turn came: nothing of it has failed.
+fn in_wait(client: &ClientFlow) -> bool {
+    client.connect_ns.is_none() && client.end_ns.is_none() && client.error.is_none()
+}
+
 fn flow(
     client: &ClientFlow,
     received: Option<&ReceivedFlow>,
@@ -196,7 +208,7 @@ fn flow(
     );
     let hash_ok = client.cut || !matches!(hashes, (Some(a), Some(b)) if a != b);
     let error = match (&client.error, received.and_then(|r| r.error.as_ref())) {
-        _ if client.connect_ns.is_none() => Some("was not started".to_owned()),
+        _ if in_wait(client) => Some(format!("had not begun: {WAITED}")),
         (Some(e), _) => Some(format!("{} {}", e.phase, e.errno)),
         (None, Some(e)) if !client.cut => Some(format!("receiver: {} {}", e.phase, e.errno)),
         _ if received.is_none() => Some("nothing arrived".to_owned()),

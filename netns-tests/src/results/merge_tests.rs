@@ -187,9 +187,21 @@ fn what_is_wrong_is_said() {
         }),
         ..client(3, FlowKind::Transfer, 10, 0.0)
     };
-    let never = ClientFlow {
+    // The agent stopped before its turn came; the other one's socket could not be made.
+    let never = |id| ClientFlow {
         connect_ns: None,
-        ..client(4, FlowKind::Transfer, 10, 0.0)
+        connected_ns: None,
+        end_ns: None,
+        complete: false,
+        ..client(id, FlowKind::Transfer, 10, 0.0)
+    };
+    let socket = ClientFlow {
+        end_ns: Some(at(0.1)),
+        error: Some(FlowError {
+            phase: "connect".into(),
+            errno: "ENOENT".into(),
+        }),
+        ..never(8)
     };
     let cut = ClientFlow {
         complete: false,
@@ -203,9 +215,11 @@ fn what_is_wrong_is_said() {
             client(1, FlowKind::Transfer, 10, 0.0),
             client(2, FlowKind::Transfer, 10, 0.0),
             refused,
-            never,
+            never(4),
             client(5, FlowKind::Transfer, 10, 0.0),
             cut,
+            never(7),
+            socket,
         ],
         sent: vec![sent(1, 0), sent(2, 0), sent(6, 0)],
         received: vec![differs, corrupt, reset],
@@ -213,13 +227,17 @@ fn what_is_wrong_is_said() {
     }];
     let run = merge(&input(&outcomes));
     let ok: Vec<bool> = run.flows.iter().map(|f| f.sha256_ok).collect();
-    assert_eq!(ok, [false, false, false, false, false, true]);
+    assert_eq!(ok, [false, false, false, false, false, true, false, false]);
+    let of = |id: u64| run.flows.iter().find(|f| f.id == id).unwrap().error.clone();
+    let waited = format!("had not begun: {WAITED}");
+    assert_eq!([of(4), of(7)], [Some(waited.clone()), Some(waited)]);
     assert_eq!(
         run.errors,
         [
             "flow 3 (transfer): connect ECONNREFUSED",
-            "flow 4 (transfer): was not started",
             "flow 5 (transfer): nothing arrived",
+            "flow 8 (transfer): connect ENOENT",
+            "2 flows had not begun: the run was over before their time, or before those ahead of them had ended",
             "h1: the load agent ran into its deadline",
         ]
     );
