@@ -14,7 +14,7 @@
 //!  open, not answered ─▶ oldest of too many: closed, its host asks again
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const LEAST: u32 = 20;
 const BURST: u32 = 256;
 /// Most SYNs that wait; some 300 bytes each.
 pub const MAX_WAITING: usize = 16_384;
-/// Sources that are remembered for having completed a connection.
+/// The latest so many sources that completed a connection are remembered, and up to as many more.
 const MAX_PROVEN: usize = 1024;
 /// A host asks again after 1, 3 and 7 s (RFC 6298): what waited for longer is stale.
 const WAIT: Duration = Duration::from_secs(5);
@@ -74,6 +74,28 @@ pub enum Admitted {
     InPlaceOf,
 }
 
+/// Sources that completed a connection. They are kept in two sets, of which the elder one is
+/// forgotten as a whole when the other is full: every step takes the same time.
+#[derive(Debug, Default)]
+struct Proven {
+    latest: HashSet<IpAddr>,
+    before: HashSet<IpAddr>,
+}
+
+impl Proven {
+    fn contains(&self, source: IpAddr) -> bool {
+        self.latest.contains(&source) || self.before.contains(&source)
+    }
+
+    fn insert(&mut self, source: IpAddr) {
+        if self.latest.len() >= MAX_PROVEN && !self.latest.contains(&source) {
+            std::mem::swap(&mut self.latest, &mut self.before);
+            self.latest.clear();
+        }
+        self.latest.insert(source);
+    }
+}
+
 /// The SYNs that wait, and how many may be let go when.
 #[derive(Debug)]
 pub struct HalfOpen {
@@ -87,8 +109,7 @@ pub struct HalfOpen {
     turns: [VecDeque<IpAddr>; 2],
     /// Which of the two comes first.
     first: usize,
-    /// Sources that completed a connection, the latest last.
-    proven: VecDeque<IpAddr>,
+    proven: Proven,
     /// All, oldest first.
     order: VecDeque<(Instant, FlowKey)>,
     /// Connections that were opened, oldest first; some of them are answered by now.
@@ -106,7 +127,7 @@ impl HalfOpen {
             queues: HashMap::new(),
             turns: Default::default(),
             first: 0,
-            proven: VecDeque::new(),
+            proven: Proven::default(),
             order: VecDeque::new(),
             opened: VecDeque::new(),
         }
@@ -130,7 +151,7 @@ impl HalfOpen {
         let queue = self.queues.entry(source).or_default();
         if queue.is_empty() {
             let [proven, others] = &mut self.turns;
-            if self.proven.contains(&source) {
+            if self.proven.contains(source) {
                 proven.push_back(source);
             } else {
                 others.push_back(source);
@@ -196,14 +217,7 @@ impl HalfOpen {
     /// Both hosts completed a connection that was let go; the one that asked is `source`.
     pub fn completed(&mut self, source: IpAddr) {
         self.rate.give_back();
-        if self.proven.back() == Some(&source) {
-            return;
-        }
-        self.proven.retain(|p| *p != source);
-        if self.proven.len() >= MAX_PROVEN {
-            self.proven.pop_front();
-        }
-        self.proven.push_back(source);
+        self.proven.insert(source);
     }
 
     /// When [`next`](Self::next) may have something.
@@ -335,6 +349,22 @@ mod tests {
         assert_eq!(sources.len(), LEAST as usize);
         assert_eq!(sources.iter().filter(|s| **s).count(), 4);
         assert!(sources[..8].iter().filter(|s| **s).count() == 4);
+    }
+
+    #[test]
+    fn the_latest_proven_sources_are_remembered_and_no_more_than_two_sets_of_them() {
+        let source = |n: u32| IpAddr::from(n.to_be_bytes());
+        let mut p = Proven::default();
+        let limit = MAX_PROVEN as u32;
+        for n in 0..10 * limit {
+            p.insert(source(n));
+            // This one completes connections all the time.
+            p.insert(source(7));
+            assert!(p.contains(source(7)));
+            assert!(p.contains(source(n)) && p.contains(source(n.saturating_sub(limit - 2))));
+            assert!(p.latest.len() <= MAX_PROVEN && p.before.len() <= MAX_PROVEN);
+        }
+        assert!(!p.contains(source(6)) && !p.contains(source(7 * limit)));
     }
 
     #[test]
