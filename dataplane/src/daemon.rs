@@ -84,6 +84,7 @@ pub fn run(file: &Path) -> Result<(), DaemonError> {
     }
     // Once here, so that a machine without randomness is told before anything starts.
     let key = u64::from_be_bytes(random().map_err(DaemonError::Entropy)?);
+    let key = workers::flow_key(key, config.peers.len());
     let ports = ports::open(&config, key)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

@@ -217,14 +217,12 @@ impl<P: Port> Router<P> {
 
     /// The peer has said HELLO on one of its links: what follows from it for all workers.
     pub(super) fn learn_lanes(&mut self, peer: PeerId) {
-        let own = self.config.private_key.public();
-        let Some(p) = self.peer(peer) else { return };
-        let (Some(hello), ours) = (p.link.peer().copied(), own < p.key) else {
+        let Some(hello) = self.peer(peer).and_then(|p| p.link.peer().copied()) else {
             return;
         };
         let Some(crew) = &self.crew else { return };
         let shared = &crew.shared;
-        if shared.learn(peer, hello.workers, hello.hash_key, ours) {
+        if shared.learn(peer, hello.workers, hello.hash_key) {
             tracing::info!(
                 peer = self.peer_name(peer),
                 lanes = shared.lanes(peer),
@@ -234,15 +232,12 @@ impl<P: Port> Router<P> {
         self.steer();
     }
 
-    /// Ports spread flows as they are divided for the first peer with several workers.
+    /// Ports spread flows as they are divided for most peers with several workers.
     fn steer(&mut self) {
         let Some(crew) = self.crew.as_ref().filter(|c| c.me() == 0) else {
             return;
         };
-        let peers = (0u16..).map(PeerId).take(self.places.len());
-        let several = peers.filter(|p| crew.shared.lanes(*p) > 1);
-        let key = several.map(|p| crew.shared.lane_key(p)).next();
-        let key = key.unwrap_or(crew.shared.key());
+        let key = crew.shared.key_of_most();
         if self.steered_by != Some(key) {
             self.steered_by = Some(key);
             for p in &mut self.ports {

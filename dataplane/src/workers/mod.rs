@@ -19,6 +19,7 @@ mod ring;
 mod shares;
 mod threads;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use mef_packet::flow_hash::{FlowEnd, FlowHash};
@@ -29,6 +30,14 @@ pub use shares::{Claim, Moment, Shares};
 pub use threads::{crew, run_all, Records};
 
 use crate::config::{FlowTuple, PeerId};
+
+/// The key of a router with so many peers, from random bits: the first byte counts the peers. The
+/// larger key of two ends is the one that counts, so whoever has the most peers, such as the centre
+/// of a star, divides the flows to all of them by the same one.
+pub fn flow_key(random: u64, peers: usize) -> u64 {
+    let peers = u8::try_from(peers).unwrap_or(u8::MAX);
+    random >> 8 | u64::from(peers) << 56
+}
 
 /// What is agreed with a peer.
 #[derive(Debug)]
@@ -119,17 +128,32 @@ impl Shared {
         hash.worker(a, b, flow.protocol, lanes) as u16
     }
 
-    /// The peer said in its HELLO that it has `workers` and hashes with `key`; ours is the one that counts
-    /// where `ours`, which the ends see alike. Returns whether anything is new.
-    pub fn learn(&self, peer: PeerId, workers: u16, key: u64, ours: bool) -> bool {
+    /// The peer said in its HELLO that it has `workers` and this key; the larger one of both is the one
+    /// that counts. Returns whether anything is new.
+    pub fn learn(&self, peer: PeerId, workers: u16, key: u64) -> bool {
         let Some(lanes) = self.lanes.get(usize::from(peer.0)) else {
             return false;
         };
-        let key = if ours { self.key } else { key };
+        let key = self.key.max(key);
         let count = u32::from(workers.clamp(1, self.workers));
         // The key first: whoever sees several lanes finds it.
         let changed = lanes.key.swap(key, Ordering::Relaxed) != key;
         lanes.count.swap(count, Ordering::Release) != count || changed
+    }
+
+    /// The key that flows of most peers with several lanes are divided by, for the ports to spread
+    /// frames alike: this router's own before any other, where as many have it.
+    pub fn key_of_most(&self) -> u64 {
+        let mut peers = HashMap::from([(self.key, 0)]);
+        for lanes in &self.lanes {
+            if lanes.count.load(Ordering::Acquire) > 1 {
+                *peers.entry(lanes.key.load(Ordering::Relaxed)).or_insert(0) += 1;
+            }
+        }
+        let most = peers
+            .into_iter()
+            .max_by_key(|(k, n)| (*n, *k == self.key, *k));
+        most.map_or(self.key, |(key, _)| key)
     }
 
     /// A worker has no flow left after the router was told to stop.
@@ -162,9 +186,10 @@ mod tests {
             let (a, b) = (Shared::new(ours, 1, 1, 7), Shared::new(theirs, 1, 1, 9));
             let peer = PeerId(0);
             assert_eq!(a.owner(peer, &tuple(1)), 0, "before HELLO");
-            assert!(a.learn(peer, theirs, b.key(), true) || ours.min(theirs) == 1);
-            assert!(b.learn(peer, ours, a.key(), false));
-            assert!(!a.learn(peer, theirs, b.key(), true));
+            let several = ours.min(theirs) > 1;
+            assert!(a.learn(peer, theirs, b.key()), "its key is the larger");
+            assert_eq!(b.learn(peer, ours, a.key()), several);
+            assert!(!a.learn(peer, theirs, b.key()));
             let mut used = std::collections::BTreeSet::new();
             for n in 0..1000 {
                 let owner = a.owner(peer, &tuple(n));
@@ -176,13 +201,37 @@ mod tests {
     }
 
     #[test]
+    fn all_of_a_star_go_by_the_key_of_its_centre_and_a_peer_alone_moves_no_port() {
+        let random = |n: u64| (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let centre = Shared::new(2, 1, 5, flow_key(random(0), 5));
+        for n in 0..4u16 {
+            let end = Shared::new(2, 1, 1, flow_key(random(u64::from(n) + 1), 1));
+            centre.learn(PeerId(n), 2, end.key());
+            end.learn(PeerId(0), 2, centre.key());
+            assert_eq!(centre.lane_key(PeerId(n)), centre.key());
+            assert_eq!(end.key_of_most(), centre.key());
+            assert_eq!(centre.key_of_most(), centre.key());
+        }
+        centre.learn(PeerId(4), 2, u64::MAX);
+        assert_eq!(centre.lane_key(PeerId(4)), u64::MAX);
+        assert_eq!(centre.key_of_most(), centre.key());
+        // One with a single worker has no say.
+        let end = Shared::new(2, 1, 2, flow_key(random(9), 2));
+        end.learn(PeerId(0), 1, u64::MAX);
+        assert_eq!(end.key_of_most(), end.key());
+        // More peers than a byte counts are as many as it can.
+        assert_eq!(flow_key(u64::MAX, 1000), u64::MAX);
+        assert!(flow_key(0, 3) > flow_key(u64::MAX, 2));
+    }
+
+    #[test]
     fn nonsense_of_a_peer_is_bounded() {
         let s = Shared::new(2, 1, 1, 7);
-        s.learn(PeerId(0), 0, 0, false);
+        s.learn(PeerId(0), 0, 0);
         assert_eq!(s.lanes(PeerId(0)), 1);
-        s.learn(PeerId(0), u16::MAX, 0, false);
+        s.learn(PeerId(0), u16::MAX, 0);
         assert_eq!(s.lanes(PeerId(0)), 2);
-        assert!(!s.learn(PeerId(3), 2, 0, false));
+        assert!(!s.learn(PeerId(3), 2, 0));
         assert_eq!(s.owner(PeerId(3), &tuple(1)), 0);
     }
 }
