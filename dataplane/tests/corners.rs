@@ -278,6 +278,46 @@ fn rfc9293_a_host_that_opens_what_it_is_being_asked_for_answers() {
     }
 }
 
+/// RFC 5925, section 5.1: the code of TCP-AO covers a segment with its options, so what is signed crosses
+/// as it is, and its connection as datagrams. Larger segments than the link carries in one piece are two.
+#[test]
+fn rfc5925_signed_connections_go_as_datagrams_and_are_not_touched() {
+    let mut w = World::up(Settings::default());
+    let signed = |mut s: Segment, code: u8| {
+        if s.flags & SYN == SYN {
+            // An MSS of 1460, which no link carries in one piece.
+            s.options.extend([2, 4, 0x05, 0xb4]);
+        }
+        s.options.extend([29, 16, 1, 1]);
+        s.options.extend([code; 12]);
+        s
+    };
+    let mut answer = opening(1);
+    answer.flags = SYN | ACK;
+    answer.ack = opening(0).seq + 1;
+    let mut data = opening(0);
+    data.flags = ACK;
+    data.seq += 1;
+    data.ack = opening(1).seq + 1;
+    data.payload = vec![0xa5; 1444];
+    let mut end = opening(1);
+    end.flags = RST;
+    end.seq += 1;
+    for (of, (from, segment)) in [(0, opening(0)), (1, answer), (0, data), (1, end)]
+        .into_iter()
+        .enumerate()
+    {
+        let segment = signed(segment, of as u8);
+        w.host_sends(from, &segment.packet());
+        w.run(ms(60));
+        let got: Vec<_> = w.sides[1 - from].inbox.drain(..).collect();
+        assert_eq!(got.len(), 1, "segment {of}");
+        assert!(got[0][20..] == segment.tcp(), "segment {of} was changed");
+    }
+    assert_eq!([0, 1].map(|i| w.sides[i].router.flow_count()), [0, 0]);
+    assert_eq!([0, 1].map(|i| w.counter(i, "flows_opened")), [0, 0]);
+}
+
 /// RFC 8684, section 3.2: a connection that joins another goes to the host that has that other, with
 /// its options. Section 3.1: one that offers multipath has none, because the offer is taken out.
 #[test]

@@ -24,7 +24,8 @@ fn segment(packet: &[u8]) -> Option<usize> {
 
 /// Lowers the MSS option of a SYN to what makes packets of at most `largest` bytes; true if it was
 /// higher. The segment's checksum has to be complete, and stays so. A SYN without the option
-/// means less than any path's size, and is left alone (RFC 9293, 3.7.1).
+/// means less than any path's size, and is left alone (RFC 9293, 3.7.1). So is one with TCP-AO, whose
+/// code covers the options (RFC 5925, 5.1; that of TCP-MD5 does not).
 pub(super) fn clamp(packet: &mut [u8], largest: usize) -> bool {
     let Some(at) = segment(packet) else {
         return false;
@@ -37,8 +38,11 @@ pub(super) fn clamp(packet: &mut [u8], largest: usize) -> bool {
         return false;
     };
     let higher = tcp::View::parse(bytes).is_ok_and(|v| {
-        v.options()
-            .any(|o| matches!(o, Ok(TcpOption::Mss(mss)) if mss > most))
+        let has = |what: fn(&TcpOption<'_>, u16) -> bool| {
+            v.options().any(|o| o.is_ok_and(|o| what(&o, most)))
+        };
+        has(|o, most| matches!(o, TcpOption::Mss(mss) if *mss > most))
+            && !has(|o, _| matches!(o, TcpOption::Ao(_)))
     });
     if !higher || most == 0 {
         return false;
