@@ -204,6 +204,7 @@ mod tests {
             listen: 4800,
             advertise: false,
             pardon_losses: true,
+            merge_udp: true,
             line: None,
         }
     }

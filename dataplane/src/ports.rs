@@ -37,14 +37,16 @@ pub fn open(config: &Config, key: u64) -> Result<Ports, PortError> {
 }
 
 fn open_af_packet(config: &Config, key: u64) -> Result<Vec<Vec<AfPacket>>, PortError> {
-    // What the links measure is measured by the router's own clock.
-    let options = AfPacketOptions {
-        timestamps: false,
-        ..AfPacketOptions::default()
-    };
     let queues = config.workers.max(1);
     let mut workers: Vec<Vec<AfPacket>> = (0..queues).map(|_| Vec::new()).collect();
     for p in &config.ports {
+        let options = AfPacketOptions {
+            // What the links measure is measured by the router's own clock.
+            timestamps: false,
+            // Links send packets of one size. What hosts send would be cut again.
+            merge_udp: p.line.is_some() && p.merge_udp,
+            ..AfPacketOptions::default()
+        };
         let of_workers = if queues == 1 {
             vec![AfPacket::open_with(&p.interface, &options)?]
         } else {
@@ -56,6 +58,18 @@ fn open_af_packet(config: &Config, key: u64) -> Result<Vec<Vec<AfPacket>>, PortE
             };
             AfPacket::open_queues(&p.interface, &options, steering)?
         };
+        match of_workers.first().map(AfPacket::merges_udp) {
+            Some(Ok(true)) => {
+                tracing::info!(port = p.name, "UDP packets are joined on receipt (rx-udp-gro-forwarding), until the router ends");
+            }
+            Some(Err(e)) => {
+                tracing::warn!(
+                    port = p.name,
+                    "UDP packets are not joined on receipt (rx-udp-gro-forwarding): {e}"
+                );
+            }
+            _ => {}
+        }
         for (worker, port) in workers.iter_mut().zip(of_workers) {
             worker.push(port);
         }

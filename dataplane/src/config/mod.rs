@@ -126,6 +126,8 @@ pub struct Port {
     pub advertise: bool,
     /// Whether hosts of the port are kept from slowing down for losses without congestion.
     pub pardon_losses: bool,
+    /// Whether the kernel may be asked to join the UDP packets of a line on receipt.
+    pub merge_udp: bool,
     /// Present on every port that has peers.
     pub line: Option<Line>,
 }

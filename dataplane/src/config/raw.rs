@@ -57,6 +57,7 @@ pub(super) struct RawPort {
     pub listen: Option<Int>,
     pub advertise: Option<Spanned<bool>>,
     pub pardon_losses: Option<bool>,
+    pub merge_udp: Option<bool>,
     pub line: Option<Spanned<RawLine>>,
 }
 

@@ -332,6 +332,7 @@ impl<'a> Validator<'a> {
                 .map_or(DEFAULT_LISTEN, |n| n as u16),
             advertise: advertise.is_some(),
             pardon_losses: raw.pardon_losses.unwrap_or(true),
+            merge_udp: raw.merge_udp.unwrap_or(true),
             line: raw
                 .line
                 .as_ref()

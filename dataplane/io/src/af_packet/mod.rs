@@ -12,6 +12,7 @@
 //! zeroed per packet.
 
 mod fanout;
+mod merging;
 mod messages;
 mod pool;
 mod rx;
@@ -23,8 +24,10 @@ use crate::os;
 use crate::port::{Caps, Port, PortError, PortStats};
 pub use fanout::Steering;
 use mef_packet::{HeapBuf, Packet};
+use merging::Merging;
 use pool::Pool;
 use socket::Socket;
+use std::io;
 use std::os::fd::RawFd;
 
 /// How to open an [`AfPacket`].
@@ -45,6 +48,9 @@ pub struct AfPacketOptions {
     /// Hand frames to the driver past the queueing discipline, where the device
     /// segments by itself (the kernel does it only behind a queueing discipline).
     pub qdisc_bypass: bool,
+    /// Where the interface has GRO on, have the kernel join UDP packets too while the port is open
+    /// (Linux 6.2, [`AfPacket::merges_udp`]). Needs `vnet_hdr`.
+    pub merge_udp: bool,
 }
 
 impl Default for AfPacketOptions {
@@ -56,6 +62,7 @@ impl Default for AfPacketOptions {
             timestamps: true,
             promiscuous: true,
             qdisc_bypass: true,
+            merge_udp: false,
         }
     }
 }
@@ -71,6 +78,8 @@ pub struct AfPacket {
     tx: tx::Sender,
     /// The port is one of several on its interface, whose frames are spread so.
     steering: Option<Steering>,
+    /// Whether the interface joins UDP packets for us; the first of several ports has asked for it.
+    merging: io::Result<Option<Merging>>,
 }
 
 impl AfPacket {
@@ -110,6 +119,11 @@ impl AfPacket {
                 .set_qdisc_bypass(true)
                 .map_err(os_error("bypassing the queueing discipline"))?;
         }
+        let merging = if options.merge_udp && options.vnet_hdr {
+            Merging::ask(interface)
+        } else {
+            Ok(None)
+        };
         let caps = Caps {
             // The loopback interface has 65536.
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
@@ -127,6 +141,7 @@ impl AfPacket {
             tx: tx::Sender::new(options.vnet_hdr, bypass),
             socket,
             steering: None,
+            merging,
         })
     }
 
@@ -166,6 +181,15 @@ impl AfPacket {
             port.stats = PortStats::default();
         }
         Ok(ports)
+    }
+
+    /// Whether the kernel was asked to join UDP packets that arrive here and does so; it will be told
+    /// to leave it when the port is closed.
+    ///
+    /// # Errors
+    /// Why it does not, though it has GRO on: nothing else is wrong with the port then.
+    pub fn merges_udp(&self) -> Result<bool, &io::Error> {
+        self.merging.as_ref().map(Option::is_some)
     }
 
     /// The interface's name when it was opened.

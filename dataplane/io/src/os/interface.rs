@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// An `ifreq` that names `interface`, all else zero.
 ///
@@ -26,21 +26,38 @@ pub(super) fn request(interface: &str) -> io::Result<libc::ifreq> {
     Ok(ifr)
 }
 
-/// Runs one of the interface requests on `ifr`.
-///
-/// # Safety
-/// `code` must be a request on an ifreq, and where it uses `ifru_data`, that must
-/// point to memory of the size and access that the request needs.
-pub(super) unsafe fn ioctl(code: libc::c_ulong, ifr: &mut libc::ifreq) -> io::Result<()> {
+/// A socket for interface requests, which are about the network namespace that it was made in.
+pub(super) fn control_socket() -> io::Result<OwnedFd> {
     // SAFETY: creates a descriptor.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `fd` was just created and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs one of the interface requests on `ifr`.
+///
+/// # Safety
+/// `code` must be a request on an ifreq, and where it uses `ifru_data`, that must
+/// point to memory of the size and access that the request needs.
+unsafe fn ioctl(code: libc::c_ulong, ifr: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { ioctl_by(control_socket()?.as_fd(), code, ifr) }
+}
+
+/// The same by way of a [`control_socket`].
+///
+/// # Safety
+/// As of [`ioctl`].
+pub(super) unsafe fn ioctl_by(
+    socket: BorrowedFd<'_>,
+    code: libc::c_ulong,
+    ifr: &mut libc::ifreq,
+) -> io::Result<()> {
     // SAFETY: `ifr` is a valid ifreq that lives through the call; the rest is the caller's promise.
-    if unsafe { libc::ioctl(fd.as_raw_fd(), code as _, ifr as *mut libc::ifreq) } < 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), code as _, ifr as *mut libc::ifreq) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -13,7 +13,7 @@ mod wait;
 
 pub use capability::{has_capability, Cap};
 pub use clock::{cycles, monotonic_now, process_cpu_time, realtime_nanos, thread_cpu_time};
-pub use ethtool::{interface_features, set_interface_offload, Offload};
+pub use ethtool::{interface_features, set_interface_offload, InterfaceFeatures, Offload};
 pub use interface::{interface_index, interface_mac, interface_mtu};
 pub use memory::advise_huge_pages;
 pub use process::{
