@@ -1,22 +1,20 @@
 //! The corners of split TCP, each with the RFC that speaks of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod two_routers;
+mod machine;
 
 use std::time::Duration;
 
+use machine::settings::over_a_path;
+use machine::*;
 use mef_dataplane::drops::{DropReason, Stage};
 use mef_dataplane::host_tcp::HostTcp;
-use two_routers::*;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
+use mef_packet::wire::ipv4;
 
 /// RFC 9293, section 3.10.7.1: a segment of no connection is answered with RST, at a bounded rate.
 #[test]
 fn unknown_segments_are_answered_with_rst_within_a_rate() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let stray = |port| Segment::new((A, port), (B, 80), ACK);
     w.host_sends(0, &stray(50_000).packet());
     w.run(ms(5));
@@ -43,8 +41,8 @@ fn unknown_segments_are_answered_with_rst_within_a_rate() {
 #[test]
 fn unknown_segments_are_forwarded_where_that_is_wanted() {
     let mut w = World::up(Settings {
-        router: "adopt = \"forward\"".into(),
-        ..Settings::default()
+        router: "engine = \"aes-gcm\"\nadopt = \"forward\"".into(),
+        ..over_a_path()
     });
     let mut s = Segment::new((A, 50_000), (B, 80), ACK);
     s.payload = b"from before".to_vec();
@@ -60,7 +58,7 @@ fn unknown_segments_are_forwarded_where_that_is_wanted() {
 #[test]
 fn a_flood_of_syns_takes_a_hundredth_of_the_others_goodput_at_most() {
     let flows: Vec<u16> = (0..10).map(|i| 40_000 + i).collect();
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let flows: Vec<Flow> = flows.iter().map(|p| w.connect(*p, 80)).collect();
     let payload = [7; 16_384];
     let second = |w: &mut World, syns: u32, at: &mut u32| {
@@ -181,7 +179,7 @@ fn rfc9293_a_crossing_pair_of_syns_goes_on_as_datagrams() {
     const PORTS: [u16; 2] = [5000, 6000];
     for lost in [None, Some(0), Some(1)] {
         for later in [0, 15] {
-            let mut w = World::up(Settings::default());
+            let mut w = World::up(over_a_path());
             let what = format!("lost {lost:?}, {later} ms later");
             if let Some(side) = lost {
                 // What this router says first, both times: the other does not hear of its SETUP.
@@ -256,7 +254,7 @@ fn rfc9293_a_crossing_pair_of_syns_goes_on_as_datagrams() {
 /// ours; the connection is split and open at both ends.
 #[test]
 fn rfc9293_a_host_that_opens_what_it_is_being_asked_for_answers() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     w.host_sends(0, &opening(0).packet());
     w.run(ms(40));
     let asked = arrived(&mut w, 1, 5000, 6000);
@@ -282,7 +280,7 @@ fn rfc9293_a_host_that_opens_what_it_is_being_asked_for_answers() {
 /// as it is, and its connection as datagrams. Larger segments than the link carries in one piece are two.
 #[test]
 fn rfc5925_signed_connections_go_as_datagrams_and_are_not_touched() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let signed = |mut s: Segment, code: u8| {
         if s.flags & SYN == SYN {
             // An MSS of 1460, which no link carries in one piece.
@@ -323,7 +321,7 @@ fn rfc5925_signed_connections_go_as_datagrams_and_are_not_touched() {
 #[test]
 fn rfc8684_joins_go_as_datagrams_and_offers_are_removed() {
     for (subtype, whole) in [(0u8, false), (1, true)] {
-        let mut w = World::up(Settings::default());
+        let mut w = World::up(over_a_path());
         let mut syn = opening(0);
         syn.options = vec![30, 12, subtype << 4 | 1, 7, 1, 2, 3, 4, 5, 6, 7, 8];
         w.host_sends(0, &syn.packet());
@@ -358,7 +356,7 @@ fn rfc8684_joins_go_as_datagrams_and_offers_are_removed() {
 fn rfc9293_a_reset_comes_behind_its_bytes_or_after_a_second() {
     // A reader that stops has at most what its flow is promised on its way to it.
     for (size, reads) in [(100_000, true), (6 << 20, true), (400_000, false)] {
-        let mut w = World::up(Settings::default());
+        let mut w = World::up(over_a_path());
         let f = w.connect(40_000, 80);
         w.run(ms(200));
         let bytes: Vec<u8> = (0..size).map(|i| (i / 251) as u8).collect();
@@ -400,11 +398,23 @@ fn rfc9293_a_reset_comes_behind_its_bytes_or_after_a_second() {
     }
 }
 
+/// A fragment with this identification; `field` is its header's third word's second half.
+fn fragment(protocol: u8, ident: u16, field: u16, payload: &[u8]) -> Vec<u8> {
+    let header = ipv4::Header {
+        ident,
+        dont_fragment: false,
+        more_fragments: field & 0x2000 != 0,
+        fragment_offset: (field & 0x1fff) * 8,
+        ..ipv4::Header::new(A.into(), B.into(), protocol)
+    };
+    ip_with(&header, payload)
+}
+
 /// RFC 791, section 3.2: a connection whose segments come in fragments is split like any other; RFC
 /// 5722: fragments that overlap are dropped. Those of other protocols cross as they are.
 #[test]
 fn rfc791_fragments_of_tcp_are_joined_and_others_cross() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let [mut data, _] = by_hand(&mut w);
     let bytes: Vec<u8> = (0..3000).map(|i| (i / 7) as u8).collect();
     // Three segments in three fragments each, every one in another order; of the second two overlap.
@@ -420,9 +430,9 @@ fn rfc791_fragments_of_tcp_are_joined_and_others_cross() {
             let more = if *part < 2 { 0x2000 } else { 0 };
             let place = more | (part * 344 / 8) as u16;
             let piece = segment[range].to_vec();
-            w.host_sends(0, &fragment(A, B, 6, 70 + i as u16, place, &piece));
+            w.host_sends(0, &fragment(6, 70 + i as u16, place, &piece));
             if i == 1 && *part == 0 {
-                let inside = fragment(A, B, 6, 71, 0x2000 | 8, &[0; 64]);
+                let inside = fragment(6, 71, 0x2000 | 8, &[0; 64]);
                 w.host_sends(0, &inside);
             }
         }
@@ -444,13 +454,13 @@ fn rfc791_fragments_of_tcp_are_joined_and_others_cross() {
     // UDP's go on as they are.
     w.sides[1].inbox.clear();
     for (place, len) in [(0x2000, 512), (64, 100)] {
-        let piece = fragment(A, B, 17, 9, place, &vec![7; len]);
+        let piece = fragment(17, 9, place, &vec![7; len]);
         w.host_sends(0, &piece);
     }
     w.run(ms(60));
     assert_eq!(w.sides[1].inbox.len(), 2);
     // One of a packet that does not become whole is dropped after 30 s.
-    w.host_sends(0, &fragment(A, B, 6, 99, 0x2000, &[0; 64]));
+    w.host_sends(0, &fragment(6, 99, 0x2000, &[0; 64]));
     w.run(Duration::from_secs(29));
     assert_eq!(w.count(0, Stage::Carry, DropReason::FragmentLate), 0);
     w.run(Duration::from_secs(2));
@@ -468,7 +478,7 @@ fn keep_alive(next: &Segment) -> Vec<u8> {
 /// when it has answered one.
 #[test]
 fn rfc9293_a_keep_alive_is_answered_for_a_host_that_is_there() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let next = by_hand(&mut w);
     w.run(Duration::from_secs(30));
     // Host B was heard 30 s ago: what is asked is only its router, a round trip away.
@@ -509,7 +519,7 @@ fn rfc9293_a_keep_alive_is_answered_for_a_host_that_is_there() {
 /// is gone, and the other, whose keep-alives get no answer meanwhile, hears so by RST.
 #[test]
 fn rfc9293_the_death_of_the_far_host_is_carried_to_who_asks() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let next = by_hand(&mut w);
     w.run(Duration::from_secs(100));
     let began = w.now;
@@ -546,8 +556,8 @@ fn rfc9293_the_death_of_the_far_host_is_carried_to_who_asks() {
 #[test]
 fn rfc9293_probes_of_a_closed_window_are_answered_at_once() {
     let mut w = World::up(Settings {
-        router: "memory = \"64MiB\"\nhost_buffer = \"64KiB\"".into(),
-        ..Settings::default()
+        router: "engine = \"aes-gcm\"\nmemory = \"64MiB\"\nhost_buffer = \"64KiB\"".into(),
+        ..over_a_path()
     });
     let [mut a, _] = by_hand(&mut w);
     // Host B takes nothing, and its router as little: the window closes.

@@ -2,18 +2,15 @@
 //! peers that die, come back, and move. Each test asserts the time without traffic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod two_routers;
+mod machine;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use machine::settings::over_a_path;
+use machine::*;
 use mef_dataplane::drops::{DropReason, Stage};
 use mef_dataplane::host_tcp::{End, HostTcp};
-use two_routers::*;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 /// The longest time without a ping's arrival at B, while A sends one every 5 ms for `time`.
 fn longest_gap(w: &mut World, time: Duration) -> Duration {
@@ -24,7 +21,7 @@ fn longest_gap(w: &mut World, time: Duration) -> Duration {
         if w.now >= next {
             next = w.now + ms(5);
             n += 1;
-            w.host_sends(0, &ping(A, B, n));
+            w.host_sends(0, &ip(A, B, 1, &echo(n, 56)));
         }
         w.step();
         if w.sides[1].inbox.drain(..).any(|p| p[9] == 1 && p[20] == 8) {
@@ -37,7 +34,7 @@ fn longest_gap(w: &mut World, time: Duration) -> Duration {
 
 #[test]
 fn a_session_is_renewed_without_a_lost_packet() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let sessions = w.counter(0, "sessions");
     let lost = w.counter(0, "link_packets_lost");
     let gap = longest_gap(&mut w, Duration::from_secs(300));
@@ -53,8 +50,8 @@ fn a_session_is_renewed_without_a_lost_packet() {
 #[test]
 fn a_bulk_flow_crosses_renewals_at_its_rate() {
     let mut w = World::up(Settings {
-        rate: "10Mbit/s",
-        ..Settings::default()
+        rates: ["10Mbit/s"; 2],
+        ..over_a_path()
     });
     let f = w.connect(40_000, 80);
     let payload = [7; 4096];
@@ -87,7 +84,7 @@ fn a_bulk_flow_crosses_renewals_at_its_rate() {
 
 #[test]
 fn lost_handshakes_of_a_renewal_are_made_up_for_in_time() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     // For 40 s from the renewal on, every message of handshakes is lost.
     let from = w.now + Duration::from_secs(110);
     w.run(from.since(w.now));
@@ -101,7 +98,7 @@ fn lost_handshakes_of_a_renewal_are_made_up_for_in_time() {
     w.lose = Box::new(|_, f| f.get(42).is_some_and(|b| [0x11, 0x12].contains(b)));
     w.run(Duration::from_secs(185));
     assert!(!w.is_up(0) && !w.is_up(1));
-    w.host_sends(0, &ping(A, B, 1));
+    w.host_sends(0, &ip(A, B, 1, &echo(1, 56)));
     w.run(ms(100));
     assert_eq!(w.count(0, Stage::Carry, DropReason::NoSession), 1);
     w.lose = Box::new(|_, _| false);
@@ -115,7 +112,7 @@ fn a_killed_peer_is_back_within_a_second_and_its_flows_end_with_rst() {
         for killed in [0, 1] {
             let mut w = World::up(Settings {
                 endpoint_of_a,
-                ..Settings::default()
+                ..over_a_path()
             });
             let f = w.connect(40_000, 80);
             w.run(ms(200));
@@ -147,7 +144,7 @@ fn a_restarted_responder_is_noticed_by_the_first_packet() {
     // B cannot initiate: it does not know where A is. A sends all the time.
     let mut w = World::up(Settings {
         endpoint_of_a: false,
-        ..Settings::default()
+        ..over_a_path()
     });
     w.restart(1, Duration::ZERO);
     let gap = longest_gap(&mut w, Duration::from_secs(3));
@@ -157,7 +154,7 @@ fn a_restarted_responder_is_noticed_by_the_first_packet() {
 
 #[test]
 fn forged_hints_cost_a_handshake_every_five_seconds_at_most() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     // The attacker sees every packet and answers each with "no such session".
     let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let sink = seen.clone();
@@ -172,7 +169,7 @@ fn forged_hints_cost_a_handshake_every_five_seconds_at_most() {
     w.sides[1].inbox.clear();
     let mut gap = Duration::ZERO;
     for n in 0..4000 {
-        w.host_sends(0, &ping(A, B, n));
+        w.host_sends(0, &ip(A, B, 1, &echo(n, 56)));
         w.run(ms(5));
         for header in seen.borrow_mut().drain(..) {
             let mut hint = header;
@@ -195,7 +192,7 @@ fn forged_hints_cost_a_handshake_every_five_seconds_at_most() {
 #[test]
 fn an_outage_ends_with_the_path_and_ends_no_flow() {
     for outage in [2, 20, 200] {
-        let mut w = World::up(Settings::default());
+        let mut w = World::up(over_a_path());
         let f = w.connect(40_000, 80);
         w.run(ms(200));
         w.cut = true;
@@ -216,7 +213,7 @@ fn an_outage_ends_with_the_path_and_ends_no_flow() {
 fn a_peer_that_moved_is_followed_after_a_challenge() {
     let mut w = World::up(Settings {
         endpoint_of_a: false,
-        ..Settings::default()
+        ..over_a_path()
     });
     let f = w.connect(40_000, 80);
     w.run(ms(200));
@@ -246,7 +243,7 @@ fn a_peer_that_moved_is_followed_after_a_challenge() {
 
 #[test]
 fn a_forged_source_moves_nobody_and_gets_three_times_its_bytes_at_most() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     // An attacker on the path lets fresh packets of A arrive from an address of his own,
     // and swallows what is sent there.
     let at = (Ipv4Addr::new(192, 0, 2, 66), 1234);
@@ -261,7 +258,7 @@ fn a_forged_source_moves_nobody_and_gets_three_times_its_bytes_at_most() {
         false
     });
     let sent = w.bytes[0];
-    w.host_sends(0, &ping(A, B, 1));
+    w.host_sends(0, &ip(A, B, 1, &echo(1, 56)));
     w.run(ms(50));
     w.a_is_at = None;
     let sent = w.bytes[0] - sent;
@@ -281,7 +278,7 @@ fn a_forged_source_moves_nobody_and_gets_three_times_its_bytes_at_most() {
 fn a_flood_of_initiations_leaves_a_handshake_its_way() {
     let mut w = World::new(Settings {
         endpoint_of_a: false,
-        ..Settings::default()
+        ..over_a_path()
     });
     let mut x = 7u32;
     let mut forged = move || {
@@ -321,7 +318,7 @@ fn a_flood_of_initiations_leaves_a_handshake_its_way() {
 
 #[test]
 fn a_clock_that_was_set_back_locks_out_only_who_keeps_no_counter() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     // Without a stored counter: the clock is an hour behind, peers refuse.
     w.restart(0, Duration::from_secs(3600));
     w.sides[1].inbox.clear();
@@ -339,7 +336,7 @@ fn a_clock_that_was_set_back_locks_out_only_who_keeps_no_counter() {
 fn a_recorded_initiation_is_refused_after_a_restart_that_knows_the_counter() {
     let mut w = World::new(Settings {
         endpoint_of_a: false,
-        ..Settings::default()
+        ..over_a_path()
     });
     let recorded = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let sink = recorded.clone();
@@ -370,7 +367,7 @@ fn a_recorded_initiation_is_refused_after_a_restart_that_knows_the_counter() {
 
 #[test]
 fn a_router_that_is_told_to_stop_lets_flows_end_then_resets_them() {
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     let ends = w.connect(40_000, 80);
     let stays = w.connect(40_001, 80);
     w.run(ms(200));
@@ -405,7 +402,7 @@ fn a_router_that_is_told_to_stop_lets_flows_end_then_resets_them() {
     w.run(ms(100));
     assert_eq!(w.server(stays).state().end, Some(End::ResetByPeer));
     // With nothing running it is over at once.
-    let mut w = World::up(Settings::default());
+    let mut w = World::up(over_a_path());
     w.sides[0].router.drain(w.now, Duration::from_secs(60));
     assert!(w.sides[0].router.is_drained(w.now));
 }
@@ -413,7 +410,7 @@ fn a_router_that_is_told_to_stop_lets_flows_end_then_resets_them() {
 #[test]
 fn a_link_comes_up_although_its_first_packets_are_lost() {
     for lossy in [0, 1] {
-        let mut w = World::new(Settings::default());
+        let mut w = World::new(over_a_path());
         let until = w.now + ms(400);
         let mut seen = 0;
         w.lose = Box::new(move |from, f| {

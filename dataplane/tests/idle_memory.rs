@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod two_routers;
+mod machine;
 
 use std::alloc::System;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use cap::Cap;
 use mef_dataplane::host_tcp::HostTcp;
 
-use two_routers::{Flow, Settings, World};
+use machine::settings::over_a_path;
+use machine::{Flow, World};
 
 #[global_allocator]
 static ALLOCATED: Cap<System> = Cap::new(System, usize::MAX);
@@ -57,9 +58,9 @@ fn idle_flows(w: &mut World, count: u16, bytes: usize) {
 fn an_idle_flow_costs_less_than_8_kib() {
     const FLOWS: u16 = 4000;
     for bytes in [100, 20_000] {
-        let mut w = World::up(Settings::default());
+        let mut w = World::up(over_a_path());
         let none = memory_of_flows(&mut w, 0);
-        let mut w = World::up(Settings::default());
+        let mut w = World::up(over_a_path());
         idle_flows(&mut w, FLOWS, bytes);
         let held = [0, 1].map(|side| w.counter(side, "memory_used_bytes"));
         let both = [0, 1].map(|side| memory_of_flows(&mut w, side));

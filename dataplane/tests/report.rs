@@ -15,164 +15,69 @@ use mef_dataplane::metrics::{render, MetricsServer};
 use mef_dataplane::report::{
     mailbox, FlowState, Mailbox, NeighbourState, Query, Reply, RouteKind, PAGE,
 };
-use mef_dataplane::router::Router;
-use mef_io::{MemPort, MemWire};
-use mef_packet::wire::checksum::Sum;
-use mef_packet::{HeapBuf, Instant, Meta, Packet};
+use mef_packet::Meta;
 
-use machine::{caps, mac, public_key, seed, HOST_MAC};
+use machine::*;
 
-fn config_text(me: u8) -> String {
-    let other = 3 - me;
-    let key = public_key(other);
-    format!(
-        r#"[router]
-name = "r{me}"
-private_key = "r.key"
-memory = "16MiB"
-
-[[port]]
-name = "lan"
-interface = "eth0"
-addresses = ["10.{me}.0.1/16"]
-
-[[port]]
-name = "wan"
-interface = "eth1"
-addresses = ["192.0.2.{me}/30"]
-[port.line]
-up = "100Mbit/s"
-down = "50Mbit/s"
-
-[[peer]]
-name = "other"
-public_key = "{key}"
-port = "wan"
-endpoint = "192.0.2.{other}:4800"
-prefixes = ["10.{other}.0.0/16"]
-
-[[route]]
-prefix = "0.0.0.0/0"
-via = "10.{me}.0.9"
-"#
-    )
-}
-
-struct World {
-    now: Instant,
-    routers: [Router<MemPort>; 2],
-    lans: [MemWire; 2],
-    wans: [MemWire; 2],
-}
-
-impl World {
-    fn new() -> Self {
-        let now = Instant::from_millis(1000);
-        let [(a, [lan_a, wan_a]), (b, [lan_b, wan_b])] = [1, 2].map(|me| {
-            let ports = [caps(me, 0, 1500), caps(me, 1, 1500)];
-            let start = seed(me, me.into(), 1);
-            machine::router(now, me, &config_text(me), ports, 4096, start)
-        });
-        Self {
-            now,
-            routers: [a, b],
-            lans: [lan_a, lan_b],
-            wans: [wan_a, wan_b],
-        }
-    }
-
-    fn up() -> Self {
-        let mut w = Self::new();
-        w.run(Duration::from_secs(1));
-        let Reply::Links(links) = w.ask(Query::Links) else {
-            panic!("no links")
-        };
-        assert_eq!(links.rows[0].state, LinkState::Up);
-        w
-    }
-
-    fn run(&mut self, time: Duration) {
-        let until = self.now + time;
-        while self.now < until {
-            for r in &mut self.routers {
-                r.poll(self.now);
-            }
-            for (i, wan) in self.wans.iter().enumerate() {
-                let mut sent = Vec::new();
-                wan.take_sent(&mut sent);
-                for p in sent {
-                    let _ = self.wans[1 - i].inject(p);
-                }
-            }
-            for lan in &self.lans {
-                lan.take_sent(&mut Vec::new());
-            }
-            self.now += Duration::from_millis(1);
-        }
-    }
-
-    fn ask(&self, query: Query) -> Reply {
-        self.routers[0].report(self.now, Duration::from_secs(3), query)
-    }
-
-    fn send(&self, ethertype: [u8; 2], payload: &[u8]) {
-        let frame = [&mac(1, 0)[..], &HOST_MAC[..], &ethertype, payload].concat();
-        let _ = self.lans[0].inject(Packet {
-            buf: HeapBuf::from_slice(&frame),
-            meta: Meta::default(),
-        });
+fn settings() -> Settings {
+    Settings {
+        router: "memory = \"16MiB\"".into(),
+        lan: "\"10.{me}.0.1/16\"",
+        wan: "\"192.0.2.{me}/30\"",
+        rates: ["100Mbit/s", "50Mbit/s"],
+        prefixes: "\"10.{other}.0.0/16\"",
+        tables: ["[[route]]\nprefix = \"0.0.0.0/0\"\nvia = \"10.{me}.0.9\""; 2].map(str::to_owned),
+        hosts: |_| false,
+        ..Settings::default()
     }
 }
 
-fn ip(dst: [u8; 4], protocol: u8, body: &[u8]) -> Vec<u8> {
-    let len = (20 + body.len()) as u16;
-    let mut p = vec![
-        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 1, 0, 2,
-    ];
-    p.extend_from_slice(&dst);
-    p[2..4].copy_from_slice(&len.to_be_bytes());
-    let sum = Sum::ZERO.bytes(&p).checksum();
-    p[10..12].copy_from_slice(&sum.to_be_bytes());
-    p.extend_from_slice(body);
-    p
+fn up() -> World {
+    let w = World::up(settings());
+    let Reply::Links(links) = ask(&w, Query::Links) else {
+        panic!("no links")
+    };
+    assert_eq!(links.rows[0].state, LinkState::Up);
+    w
+}
+
+fn ask(w: &World, query: Query) -> Reply {
+    w.sides[0]
+        .router
+        .report(w.now, Duration::from_secs(3), query)
+}
+
+/// A frame comes from host A.
+fn send(w: &World, frame: &[u8]) {
+    inject(&w.sides[0].lan, frame, Meta::default());
+}
+
+fn not_ip() -> Vec<u8> {
+    framed(mac(1, 0), HOST_MAC, 0x88b5, b"not IP")
+}
+
+fn from_a(dst: [u8; 4], protocol: u8, body: &[u8]) -> Vec<u8> {
+    from_host(mac(1, 0), &ip(A, dst, protocol, body))
 }
 
 fn syn(from: u16) -> Vec<u8> {
-    let mut t = [0; 20];
-    t[..2].copy_from_slice(&from.to_be_bytes());
-    (t[3], t[7], t[12], t[13], t[14]) = (80, 1, 0x50, 2, 0xff);
-    let dst = [10, 2, 0, 2];
-    let pseudo = Sum::ZERO.bytes(&[10, 1, 0, 2]).bytes(&dst).word(6).word(20);
-    let sum = pseudo.bytes(&t).checksum();
-    t[16..18].copy_from_slice(&sum.to_be_bytes());
-    ip(dst, 6, &t)
-}
-
-fn arp_request() -> Vec<u8> {
-    let head = [0, 1, 8, 0, 6, 4, 0, 1];
-    [
-        &head[..],
-        &HOST_MAC,
-        &[10, 1, 0, 2],
-        &[0; 6],
-        &[10, 1, 0, 1],
-    ]
-    .concat()
+    let syn = Segment::new((A, from), (B, 80), SYN);
+    from_host(mac(1, 0), &syn.packet())
 }
 
 #[test]
 fn thousands_of_flows_come_in_pages_and_each_of_them_once() {
     const FLOWS: u16 = 3 * PAGE as u16 + 7;
-    let mut w = World::up();
+    let mut w = up();
     for i in 0..FLOWS {
-        w.send([8, 0], &syn(10_000 + i));
-        w.run(Duration::from_millis(1));
+        send(&w, &syn(10_000 + i));
+        w.run(ms(1));
     }
     // A link opens so many connections a second and no more: the last ones wait their turn.
     w.run(Duration::from_secs(2));
     let (mut from, mut pages, mut seen) = (0, 0, BTreeSet::new());
     loop {
-        let Reply::Flows(page) = w.ask(Query::Flows { from }) else {
+        let Reply::Flows(page) = ask(&w, Query::Flows { from }) else {
             panic!("no flows")
         };
         assert!(page.rows.len() <= PAGE);
@@ -190,7 +95,7 @@ fn thousands_of_flows_come_in_pages_and_each_of_them_once() {
     }
     assert_eq!((pages, seen.len()), (4, usize::from(FLOWS)));
     // A mark beyond the end is an empty page.
-    let Reply::Flows(page) = w.ask(Query::Flows { from: u64::MAX }) else {
+    let Reply::Flows(page) = ask(&w, Query::Flows { from: u64::MAX }) else {
         panic!("no flows")
     };
     assert!(page.rows.is_empty() && page.next.is_none());
@@ -198,20 +103,20 @@ fn thousands_of_flows_come_in_pages_and_each_of_them_once() {
 
 #[test]
 fn drops_are_counted_where_the_packet_came_in_and_over_which_link() {
-    let mut w = World::up();
+    let mut w = up();
     let before = |w: &World| {
-        let c = w.routers[0].counters();
+        let c = w.sides[0].router.counters();
         (c.total(), c.of_port(0).unwrap().iter().sum::<u64>())
     };
     let (total, lan) = before(&w);
-    w.send([0x88, 0xb5], b"not IP");
+    send(&w, &not_ip());
     // To a host behind the peer, but too large for any link.
-    w.send([8, 0], &ip([10, 2, 0, 2], 17, &[0; 1400]));
-    w.send([8, 0], &ip([10, 1, 0, 1], 99, &[0; 8]));
-    w.run(Duration::from_millis(20));
+    send(&w, &from_a([10, 2, 0, 2], 17, &[0; 1400]));
+    send(&w, &from_a([10, 1, 0, 1], 99, &[0; 8]));
+    w.run(ms(20));
     let (after_total, after_lan) = before(&w);
     assert_eq!((after_total - total, after_lan - lan), (2, 2));
-    let c = w.routers[0].counters();
+    let c = w.sides[0].router.counters();
     let unsupported = DropReason::EtherTypeUnsupported;
     assert_eq!(c.of_port(0).unwrap()[unsupported as usize], 1);
     assert_eq!(c.of_port(1).unwrap()[unsupported as usize], 0);
@@ -219,10 +124,9 @@ fn drops_are_counted_where_the_packet_came_in_and_over_which_link() {
     assert_eq!(c.of_link(0).unwrap().iter().sum::<u64>(), 0);
 
     // A SYN for a host that nobody answers for ends at the other router, over the link.
-    let no_route = ip([10, 2, 0, 0], 17, &[0; 8]);
-    w.send([8, 0], &no_route);
-    w.run(Duration::from_millis(50));
-    let b = w.routers[1].counters();
+    send(&w, &from_a([10, 2, 0, 0], 17, &[0; 8]));
+    w.run(ms(50));
+    let b = w.sides[1].router.counters();
     let refused = DropReason::DestinationNotAllowed;
     assert_eq!(b.of_link(0).unwrap()[refused as usize], 1, "{b:?}");
     assert_eq!(b.by_reason(refused), 1);
@@ -230,10 +134,10 @@ fn drops_are_counted_where_the_packet_came_in_and_over_which_link() {
 
 #[test]
 fn links_ports_routes_and_neighbours_are_what_was_configured_and_seen() {
-    let mut w = World::up();
-    w.send([8, 6], &arp_request());
-    w.run(Duration::from_millis(50));
-    let Reply::Links(links) = w.ask(Query::Links) else {
+    let mut w = up();
+    send(&w, &arp_request(1));
+    w.run(ms(50));
+    let Reply::Links(links) = ask(&w, Query::Links) else {
         panic!("no links")
     };
     let [link] = &links.rows[..] else {
@@ -245,7 +149,7 @@ fn links_ports_routes_and_neighbours_are_what_was_configured_and_seen() {
     assert!(link.sent_packets > 0 && link.sent_bytes > 60 * link.sent_packets);
     assert!(link.received_bytes > 0 && link.sessions == 1);
 
-    let Reply::Ports(ports) = w.ask(Query::Ports) else {
+    let Reply::Ports(ports) = ask(&w, Query::Ports) else {
         panic!("no ports")
     };
     let [lan, wan] = &ports.rows[..] else {
@@ -261,7 +165,7 @@ fn links_ports_routes_and_neighbours_are_what_was_configured_and_seen() {
     );
     assert!(lan.received_packets >= 1 && wan.sent_packets > 0);
 
-    let Reply::Routes(routes) = w.ask(Query::Routes { from: 0 }) else {
+    let Reply::Routes(routes) = ask(&w, Query::Routes { from: 0 }) else {
         panic!("no routes")
     };
     let shown: Vec<_> = routes
@@ -281,7 +185,7 @@ fn links_ports_routes_and_neighbours_are_what_was_configured_and_seen() {
 
     let (mut from, mut known) = (Some(0), Vec::new());
     while let Some(mark) = from {
-        let Reply::Neighbours(page) = w.ask(Query::Neighbours { from: mark }) else {
+        let Reply::Neighbours(page) = ask(&w, Query::Neighbours { from: mark }) else {
             panic!("no neighbours")
         };
         known.extend(page.rows);
@@ -326,7 +230,7 @@ fn series(text: &str) -> BTreeSet<&str> {
 }
 
 fn metrics(w: &World) -> String {
-    let Reply::Metrics(sample) = w.ask(Query::Metrics) else {
+    let Reply::Metrics(sample) = ask(w, Query::Metrics) else {
         panic!("no sample")
     };
     render(&sample, SystemTime::UNIX_EPOCH)
@@ -342,17 +246,17 @@ fn value(text: &str, series: &str) -> f64 {
 
 #[test]
 fn the_same_series_from_the_start_to_the_end_and_no_addresses_in_them() {
-    let mut w = World::new();
+    let mut w = World::new(settings());
     let first = metrics(&w);
     assert_eq!(value(&first, "mef_ready"), 0.0);
     assert_eq!(value(&first, "mef_link_up{link=\"other\"}"), 0.0);
     w.run(Duration::from_secs(1));
     for i in 0..20 {
-        w.send([8, 0], &syn(10_000 + i));
+        send(&w, &syn(10_000 + i));
     }
-    w.send([0x88, 0xb5], b"not IP");
-    w.send([8, 0], &ip([10, 2, 0, 2], 17, &[0; 100]));
-    w.run(Duration::from_millis(200));
+    send(&w, &not_ip());
+    send(&w, &from_a([10, 2, 0, 2], 17, &[0; 100]));
+    w.run(ms(200));
     let later = metrics(&w);
     assert_eq!(series(&first), series(&later));
     assert!(!later.contains("10.1.0.2") && !later.contains("10000"));
@@ -406,15 +310,15 @@ fn http(address: SocketAddr, say: &str) -> String {
 /// Lets the router forward and answer until `done`.
 fn serve_until(w: &mut World, mailbox: &mut Mailbox, done: impl Fn() -> bool) {
     while !done() {
-        w.run(Duration::from_millis(1));
-        let (now, router) = (w.now, &w.routers[0]);
+        w.run(ms(1));
+        let (now, router) = (w.now, &w.sides[0].router);
         mailbox.answer(true, |q| router.report(now, Duration::ZERO, q));
     }
 }
 
 #[test]
 fn metrics_are_served_over_http_and_nothing_else_is() {
-    let mut w = World::up();
+    let mut w = up();
     let (asker, mut mailbox) = mailbox().unwrap();
     let server = MetricsServer::start("127.0.0.1:0".parse().unwrap(), &asker).unwrap();
     let address = server.address();

@@ -6,32 +6,18 @@
 mod machine;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
 use mef_dataplane::control::{LinkSnapshot, LinkState};
 use mef_dataplane::report::{Query, Reply};
 use mef_dataplane::router::Router;
 use mef_dataplane::workers::{Crew, Shared};
 use mef_io::{MemPort, MemWire};
-use mef_packet::wire::{arp, ethernet, ipv4, udp};
+use mef_packet::wire::udp;
 use mef_packet::{Buffer, HeapBuf, Instant, Meta, Packet};
 
-use machine::{caps, mac, public_key, seed, HOST_MAC};
-
-struct Machine(u8);
-
-impl Host for Machine {
-    fn interface_exists(&self, _: &str) -> bool {
-        true
-    }
-    fn private_key(&self, _: &Path) -> Result<PrivateKey, String> {
-        Ok(PrivateKey::generate([self.0; 32]))
-    }
-}
+use machine::{arp_request, caps, from_host, ip, mac, packet, seed, Settings, A, B};
 
 struct Worker {
     router: Router<MemPort>,
@@ -39,18 +25,13 @@ struct Worker {
     wan: MemWire,
 }
 
-fn side(now: Instant, me: u8, workers: u16, rate: &str) -> Vec<Worker> {
-    let other = 3 - me;
-    let key = public_key(other);
-    let text = format!(
-        "[router]\nname = \"r{me}\"\nprivate_key = \"r.key\"\nmemory = \"64MiB\"\nworkers = {workers}\n\
-         [[port]]\nname = \"lan\"\ninterface = \"eth0\"\naddresses = [\"10.{me}.0.1/24\"]\n\
-         [[port]]\nname = \"wan\"\ninterface = \"eth1\"\naddresses = [\"192.0.2.{me}/24\"]\n\
-         [port.line]\nup = \"{rate}\"\ndown = \"{rate}\"\n\
-         [[peer]]\nname = \"other\"\npublic_key = \"{key}\"\nport = \"wan\"\n\
-         endpoint = \"192.0.2.{other}:4800\"\nprefixes = [\"10.{other}.0.0/24\"]\n"
-    );
-    let config = config::parse(&text, Path::new("/r.toml"), &Machine(me)).unwrap();
+fn side(now: Instant, me: u8, workers: u16, rate: &'static str) -> Vec<Worker> {
+    let settings = Settings {
+        router: format!("memory = \"64MiB\"\nworkers = {workers}"),
+        rates: [rate; 2],
+        ..Settings::default()
+    };
+    let config = machine::parse(me, &settings.text(me));
     // The larger key, which counts, is 77: each of two workers has some of the tests' flows.
     let shared = Arc::new(Shared::new(workers, 2, 1, u64::from(78 - me)));
     let bells = (0..workers).map(|_| Arc::default()).collect();
@@ -73,56 +54,17 @@ fn side(now: Instant, me: u8, workers: u16, rate: &str) -> Vec<Worker> {
     Crew::all(&shared, bells).into_iter().map(worker).collect()
 }
 
-fn packet(bytes: &[u8]) -> Packet<HeapBuf> {
-    Packet {
-        buf: HeapBuf::from_slice(bytes),
-        meta: Meta::default(),
-    }
-}
-
-/// The host of this side asks who its router is.
-fn arp_request(me: u8) -> Packet<HeapBuf> {
-    let mut frame = [0; 60];
-    ethernet::Header {
-        dst: [0xff; 6],
-        src: HOST_MAC,
-        ethertype: ethernet::ETHERTYPE_ARP,
-    }
-    .emit(&mut frame)
-    .unwrap();
-    arp::Packet {
-        operation: arp::Operation::Request,
-        sender_mac: HOST_MAC,
-        sender_ip: [10, me, 0, 2].into(),
-        target_mac: [0; 6],
-        target_ip: [10, me, 0, 1].into(),
-    }
-    .emit(&mut frame[14..])
-    .unwrap();
-    packet(&frame)
-}
-
 /// A datagram from the host of side 1 to that of side 2.
 fn datagram(flow: u16, number: u32) -> Packet<HeapBuf> {
-    const PAYLOAD: usize = 400;
-    let mut frame = vec![0; 14 + 28 + PAYLOAD];
-    ethernet::Header {
-        dst: mac(1, 0),
-        src: HOST_MAC,
-        ethertype: ethernet::ETHERTYPE_IPV4,
-    }
-    .emit(&mut frame)
-    .unwrap();
-    ipv4::Header::new([10, 1, 0, 2].into(), [10, 2, 0, 2].into(), 17)
-        .emit(&mut frame[14..], 8 + PAYLOAD)
-        .unwrap();
+    let mut udp = vec![0; 8 + 400];
     let ports = udp::Header {
         src_port: 20_000 + flow,
         dst_port: 443,
     };
-    ports.emit(&mut frame[34..], PAYLOAD).unwrap();
-    frame[42..46].copy_from_slice(&number.to_be_bytes());
-    packet(&frame)
+    ports.emit(&mut udp, 400).unwrap();
+    udp[8..12].copy_from_slice(&number.to_be_bytes());
+    let frame = from_host(mac(1, 0), &ip(A, B, 17, &udp));
+    packet(&frame, Meta::default())
 }
 
 struct World {
@@ -135,7 +77,7 @@ struct World {
 
 impl World {
     /// With so many workers on each side.
-    fn new(workers: [u16; 2], rate: &str) -> Self {
+    fn new(workers: [u16; 2], rate: &'static str) -> Self {
         let now = Instant::from_millis(1000);
         let mut w = Self {
             now,
@@ -148,7 +90,10 @@ impl World {
         };
         // Heard by one worker, to be known to all.
         for (i, side) in (1..).zip(&w.sides) {
-            side[0].lan.inject(arp_request(i)).unwrap();
+            side[0]
+                .lan
+                .inject(packet(&arp_request(i), Meta::default()))
+                .unwrap();
         }
         let up = |w: &Self| {
             let linked = usize::from(workers[0].min(workers[1]));
@@ -315,7 +260,10 @@ fn ends_with_different_numbers_of_workers_have_as_many_links_as_both_have() {
 fn a_peer_that_comes_back_with_fewer_workers_leaves_no_link_behind() {
     let mut w = World::new([2, 2], "1Gbit/s");
     w.sides[1] = side(w.now, 2, 1, "1Gbit/s");
-    w.sides[1][0].lan.inject(arp_request(2)).unwrap();
+    w.sides[1][0]
+        .lan
+        .inject(packet(&arp_request(2), Meta::default()))
+        .unwrap();
     // Until it is seen that it was started anew.
     for _ in 0..40_000 {
         w.step();

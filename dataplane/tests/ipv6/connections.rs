@@ -1,9 +1,8 @@
 //! Split connections between hosts of either version.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use mef_dataplane::host_tcp::{Endpoint, HostTcp, HostTcpConfig, Role};
+use mef_dataplane::host_tcp::HostTcp;
 use mef_packet::wire::icmpv6::Error;
 use mef_packet::wire::{ipv4, ipv6, tcp};
 
@@ -23,32 +22,16 @@ fn split_connections_of_either_version_carry_every_byte() {
         (Underlay::V6, A, B),
         (Underlay::V6, "10.1.0.2", "10.2.0.2"),
     ] {
-        let mut w = World::up(underlay, "");
+        let mut w = up(underlay, "");
         let client = SocketAddr::new(client.parse().unwrap(), 40_000);
         let server = SocketAddr::new(server.parse().unwrap(), 443);
-        let roles = [
-            Role::Active {
-                local: client,
-                remote: server,
-            },
-            Role::Passive {
-                local: server,
-                remote: client,
-            },
-        ];
-        for (s, role) in w.sides.iter_mut().zip(roles) {
-            let config = HostTcpConfig {
-                isn_seed: s.me.into(),
-                ..HostTcpConfig::default()
-            };
-            s.tcp = Some(Endpoint::new(w.now, role, &config).unwrap());
-        }
+        let flow = w.connect_between(client, server);
         let mut written = [0; 2];
         let mut read = [0; 2];
         for _ in 0..20_000 {
-            w.run(1);
+            w.run(ms(1));
             for i in 0..2 {
-                let tcp = w.sides[i].tcp.as_mut().unwrap();
+                let tcp = w.tcp(i, flow);
                 let room = tcp.writable().min(BYTES - written[i]);
                 let data: Vec<u8> = (0..room).map(|n| byte(i, written[i] + n)).collect();
                 written[i] += tcp.write(&data);
@@ -63,19 +46,15 @@ fn split_connections_of_either_version_carry_every_byte() {
                     got.len()
                 });
             }
-            if w.sides
-                .iter()
-                .all(|s| s.tcp.as_ref().unwrap().state().remote_finished)
-            {
+            if (0..2).all(|i| w.tcp(i, flow).state().remote_finished) {
                 break;
             }
         }
         assert_eq!(read, [BYTES; 2], "{client} over {underlay:?}");
-        for s in &w.sides {
-            let state = s.tcp.as_ref().unwrap().state();
+        for i in 0..2 {
+            let state = w.tcp(i, flow).state();
             assert!(state.remote_finished && state.end.is_none(), "{state:?}");
-            let counters = s.router.snapshot(w.now, Duration::ZERO).counters;
-            assert_eq!(counters["flows_opened"], 1);
+            assert_eq!(w.counter(i, "flows_opened"), 1);
         }
         assert_eq!(w.dropped(), [0, 0]);
     }
@@ -83,15 +62,18 @@ fn split_connections_of_either_version_carry_every_byte() {
 
 #[test]
 fn refused_and_unreachable_come_back_as_the_far_host_would_say_it() {
-    let mut w = World::up(Underlay::V6, "");
+    let mut w = up(Underlay::V6, "");
     // Nobody has this address: the far router asks for it three times.
     w.host_sends(0, &syn(A, "2001:db8:2::77", 1440));
-    w.run(4000);
-    assert_eq!(w.errors(), [(ROUTER_A.to_owned(), Error::Unreachable(3))]);
+    w.run(ms(4000));
+    assert_eq!(
+        errors(&mut w),
+        [(ROUTER_A.to_owned(), Error::Unreachable(3))]
+    );
     // Nobody listens: host B says so, and so does the router in its name.
     w.host_sends(0, &syn(A, B, 1440));
-    w.run(60);
-    let [asked] = std::mem::take(&mut w.sides[1].inbox).try_into().unwrap();
+    w.run(ms(60));
+    let [asked] = w.received(1).try_into().unwrap();
     let v = ipv6::View::parse(&asked).unwrap();
     let t = tcp::View::parse(v.payload()).unwrap();
     t.verify_checksum(v.src(), v.dst()).unwrap();
@@ -107,8 +89,7 @@ fn refused_and_unreachable_come_back_as_the_far_host_would_say_it() {
     let mut rst = vec![0; 20];
     header.emit(&mut rst, &[]).unwrap();
     tcp::fill_checksum(&mut rst, addr(B), addr(A)).unwrap();
-    let [answer] = w
-        .carried(1, 0, &packet(B, A, ipv4::PROTOCOL_TCP, &rst))
+    let [answer] = carried(&mut w, 1, 0, &packet(B, A, ipv4::PROTOCOL_TCP, &rst))
         .try_into()
         .unwrap();
     let v = ipv6::View::parse(&answer).unwrap();

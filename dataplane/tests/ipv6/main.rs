@@ -17,31 +17,29 @@ use mef_dataplane::drops::{DropReason, Stage};
 use mef_packet::wire::icmpv6::{Error, Message};
 use mef_packet::wire::tcp_options::TcpOption;
 use mef_packet::wire::{ethernet, ipv4, ipv6, tcp, tcp_options};
-
-use machine::{mac, HOST_MAC};
+use mef_packet::Meta;
 
 use world::*;
 
 #[test]
 fn pings_of_both_versions_cross_links_over_both_versions() {
     for underlay in [Underlay::V4, Underlay::V6] {
-        let mut w = World::up(underlay, "");
+        let mut w = up(underlay, "");
         // Up to the largest that an Ethernet carries, in two pieces over the link.
         for data in [0, 56, 1300, 1452] {
             let sent = ping(A, B, 64, data);
-            let [got] = w.carried(0, 1, &sent).try_into().unwrap();
+            let [got] = carried(&mut w, 0, 1, &sent).try_into().unwrap();
             // Two routers have seen it, and nothing else has changed.
             let mut expected = sent;
             expected[7] = 62;
             assert!(got == expected, "{underlay:?} {data}");
         }
-        let [got] = w
-            .carried(0, 1, &ping4([10, 1, 0, 2], [10, 2, 0, 2], 1472))
-            .try_into()
-            .unwrap();
+        let [got] = carried(&mut w, 0, 1, &ping4(1472)).try_into().unwrap();
         assert_eq!(got.len(), 1500);
         for (router, dst) in [(ROUTER_A, ROUTER_A), (ROUTER_B, ROUTER_B)] {
-            let [got] = w.carried(0, 0, &ping(A, dst, 64, 56)).try_into().unwrap();
+            let [got] = carried(&mut w, 0, 0, &ping(A, dst, 64, 56))
+                .try_into()
+                .unwrap();
             assert_eq!(kind_of(&got), (router.parse().unwrap(), 129));
         }
         assert_eq!(w.dropped(), [0, 0], "{underlay:?}");
@@ -50,18 +48,16 @@ fn pings_of_both_versions_cross_links_over_both_versions() {
 
 #[test]
 fn the_router_answers_at_its_link_local_address() {
-    let mut w = World::up(Underlay::V6, "");
+    let mut w = up(Underlay::V6, "");
     let own = ipv6::link_local(mac(1, 0)).to_string();
     for src in ["fe80::99", A] {
-        let [got] = w
-            .carried(0, 0, &ping(src, &own, 255, 8))
+        let [got] = carried(&mut w, 0, 0, &ping(src, &own, 255, 8))
             .try_into()
             .unwrap();
         assert_eq!(kind_of(&got), (own.parse().unwrap(), 129), "{src}");
     }
     // From a link-local address the router itself can be reached, and nobody beyond it.
-    let [got] = w
-        .carried(0, 0, &ping("fe80::99", ROUTER_A, 64, 8))
+    let [got] = carried(&mut w, 0, 0, &ping("fe80::99", ROUTER_A, 64, 8))
         .try_into()
         .unwrap();
     assert_eq!(kind_of(&got), (ROUTER_A.parse().unwrap(), 129));
@@ -73,15 +69,13 @@ fn the_router_answers_at_its_link_local_address() {
 
 #[test]
 fn a_next_hop_may_be_link_local() {
-    let route = "[[route]]\nprefix = \"2001:db8:ME:7::/64\"\nvia = \"fe80::99%lan\"";
-    let mut w = World::up(Underlay::V4, route);
-    let [got] = w
-        .carried(0, 1, &ping(A, "2001:db8:2:7::5", 64, 8))
+    let route = "[[route]]\nprefix = \"2001:db8:{me}:7::/64\"\nvia = \"fe80::99%lan\"";
+    let mut w = up(Underlay::V4, route);
+    let [got] = carried(&mut w, 0, 1, &ping(A, "2001:db8:2:7::5", 64, 8))
         .try_into()
         .unwrap();
     assert_eq!(kind_of(&got), (A.parse().unwrap(), 128));
-    let [got] = w
-        .carried(1, 0, &ping("2001:db8:2:7::5", A, 64, 8))
+    let [got] = carried(&mut w, 1, 0, &ping("2001:db8:2:7::5", A, 64, 8))
         .try_into()
         .unwrap();
     assert_eq!(kind_of(&got), ("2001:db8:2:7::5".parse().unwrap(), 128));
@@ -90,36 +84,36 @@ fn a_next_hop_may_be_link_local() {
 
 #[test]
 fn what_cannot_go_further_is_counted_once_and_explained() {
-    let mut w = World::up(Underlay::V4, "");
+    let mut w = up(Underlay::V4, "");
     w.a_drops(&ping(A, B, 1, 8), Stage::Route, DropReason::TtlExpired);
     let exceeded = |from: &str| (from.to_owned(), Error::TimeExceeded(0));
-    assert_eq!(w.errors(), [exceeded(ROUTER_A)]);
+    assert_eq!(errors(&mut w), [exceeded(ROUTER_A)]);
     // The second router of a traceroute.
     w.host_sends(0, &ping(A, B, 2, 8));
-    w.run(60);
-    assert_eq!(w.errors(), [exceeded(ROUTER_B)]);
+    w.run(ms(60));
+    assert_eq!(errors(&mut w), [exceeded(ROUTER_B)]);
     let nowhere = ping(A, "2001:db8:99::1", 64, 8);
     w.a_drops(&nowhere, Stage::Route, DropReason::NoRoute);
     let unreachable = |code| (ROUTER_A.to_owned(), Error::Unreachable(code));
-    assert_eq!(w.errors(), [unreachable(0)]);
+    assert_eq!(errors(&mut w), [unreachable(0)]);
     let to_router = datagram(A, ROUTER_A, 53, b"hello");
     w.a_drops(&to_router, Stage::Ingress, DropReason::NoListener);
-    assert_eq!(w.errors(), [unreachable(4)]);
+    assert_eq!(errors(&mut w), [unreachable(4)]);
     // No IPv6 router fragments; what the link takes is said.
     let large = datagram(A, B, 53, &[1; 1453]);
     w.a_drops(&large, Stage::Carry, DropReason::TooBig);
     let too_big = Error::TooBig { mtu: 1500 };
-    assert_eq!(w.errors(), [(ROUTER_A.to_owned(), too_big)]);
+    assert_eq!(errors(&mut w), [(ROUTER_A.to_owned(), too_big)]);
     // Nobody there, at the far end: three questions, and then the sender hears of it.
     w.host_sends(0, &ping(A, "2001:db8:2::77", 64, 8));
-    w.run(3100);
+    w.run(ms(3100));
     let missing = (ROUTER_B.to_owned(), Error::Unreachable(3));
-    assert_eq!(w.errors(), [missing]);
+    assert_eq!(errors(&mut w), [missing]);
 }
 
 #[test]
 fn what_nobody_may_send_is_counted_and_goes_nowhere() {
-    let mut w = World::up(Underlay::V6, "");
+    let mut w = up(Underlay::V6, "");
     let mut spoofed_version = ping(A, B, 64, 8);
     for (packet, reason) in [
         (ping("::1", B, 64, 8), DropReason::MartianSource),
@@ -168,22 +162,20 @@ fn what_nobody_may_send_is_counted_and_goes_nowhere() {
         ethernet::ETHERTYPE_IPV6,
         &spoofed_version,
     );
-    inject(&w.sides[0].lan, &frame);
-    w.run(5);
-    let count =
-        |w: &World, side: usize, stage, reason| w.sides[side].router.counters().get(stage, reason);
-    assert_eq!(count(&w, 0, Stage::Ingress, DropReason::BadVersion), 1);
-    assert!(w.errors().is_empty());
+    inject(&w.sides[0].lan, &frame, Meta::default());
+    w.run(ms(5));
+    assert_eq!(w.count(0, Stage::Ingress, DropReason::BadVersion), 1);
+    assert!(errors(&mut w).is_empty());
     // A source that is not behind its router: refused by the other one.
     w.host_sends(0, &ping("2001:db8:77::1", B, 64, 8));
-    w.run(60);
+    w.run(ms(60));
     assert!(w.sides[1].inbox.is_empty());
-    assert_eq!(count(&w, 1, Stage::Open, DropReason::SourceNotAllowed), 1);
+    assert_eq!(w.count(1, Stage::Open, DropReason::SourceNotAllowed), 1);
 }
 
 #[test]
 fn extension_headers_and_fragments_cross_as_they_are() {
-    let mut w = World::up(Underlay::V6, "");
+    let mut w = up(Underlay::V6, "");
     let options = [17, 0, 1, 4, 0, 0, 0, 0];
     let mut with_options = packet(A, B, 60, &[&options[..], &[9; 40]].concat());
     let first = packet(
@@ -199,10 +191,15 @@ fn extension_headers_and_fragments_cross_as_they_are() {
         &[&[17, 0, 0, 64, 0, 0, 0, 5][..], &[7; 64]].concat(),
     );
     for sent in [&mut with_options, &mut first.clone(), &mut later.clone()] {
-        let got = w.carried(0, 1, sent);
+        let got = carried(&mut w, 0, 1, sent);
         sent[7] -= 2;
         assert_eq!(got, std::slice::from_ref(sent));
     }
+}
+
+/// An echo request between the IPv4 addresses of the hosts.
+fn ping4(data: usize) -> Vec<u8> {
+    machine::ip(machine::A, machine::B, 1, &echo(1, data))
 }
 
 /// A SYN with an MSS option.
@@ -228,8 +225,8 @@ fn syn(src: &str, dst: &str, mss: u16) -> Vec<u8> {
 fn tcp_that_is_not_split_is_told_what_the_path_carries() {
     let policy = "[[policy]]\nprotocol = \"tcp\"\nmode = \"datagram\"";
     for (underlay, outer) in [(Underlay::V4, 28), (Underlay::V6, 48)] {
-        let mut w = World::up(underlay, policy);
-        let [got] = w.carried(0, 1, &syn(A, B, 1440)).try_into().unwrap();
+        let mut w = up(underlay, policy);
+        let [got] = carried(&mut w, 0, 1, &syn(A, B, 1440)).try_into().unwrap();
         let v = ipv6::View::parse(&got).unwrap();
         let t = tcp::View::parse(v.payload()).unwrap();
         t.verify_checksum(v.src(), v.dst()).unwrap();
@@ -237,7 +234,7 @@ fn tcp_that_is_not_split_is_told_what_the_path_carries() {
         let mss = 1500 - outer - 32 - 8 - 7 - 60;
         assert_eq!(t.options().next(), Some(Ok(TcpOption::Mss(mss))));
         // What is low enough is left alone.
-        let [got] = w.carried(0, 1, &syn(A, B, 1000)).try_into().unwrap();
+        let [got] = carried(&mut w, 0, 1, &syn(A, B, 1000)).try_into().unwrap();
         let v = ipv6::View::parse(&got).unwrap();
         let t = tcp::View::parse(v.payload()).unwrap();
         assert_eq!(t.options().next(), Some(Ok(TcpOption::Mss(1000))));
@@ -246,7 +243,7 @@ fn tcp_that_is_not_split_is_told_what_the_path_carries() {
 
 #[test]
 fn a_port_without_ipv6_does_not_speak_it() {
-    let mut w = World::up(Underlay::V4, "");
+    let mut w = up(Underlay::V4, "");
     let question = icmp6(
         "fe80::99",
         "ff02::1:ff00:101",
@@ -257,8 +254,8 @@ fn a_port_without_ipv6_does_not_speak_it() {
         },
     );
     let frame = framed(mac(1, 1), HOST_MAC, ethernet::ETHERTYPE_IPV6, &question);
-    inject(&w.sides[0].wan, &frame);
-    w.run(5);
+    inject(&w.sides[0].wan, &frame, Meta::default());
+    w.run(ms(5));
     let counters = w.sides[0].router.counters();
     assert_eq!(
         counters.get(Stage::Ingress, DropReason::EtherTypeUnsupported),

@@ -1,11 +1,28 @@
-//! A router as the tests start it: on two ports in memory, with keys and
-//! entropy that come from a number, so that every run is the same.
-#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
+//! What the tests of whole routers have in common. Here: a router as they start it, on two
+//! ports in memory, with keys and entropy that come from a number, so that every run is the
+//! same. Below: two of them with hosts and a path between them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    unused_imports
+)]
+
+pub mod host;
+pub mod packets;
+pub mod settings;
+pub mod world;
 
 use std::path::Path;
+use std::time::Duration;
+
+pub use packets::*;
+pub use settings::Settings;
+pub use world::{Flow, Side, World};
 
 use mef_crypto::PrivateKey;
-use mef_dataplane::config::{self, Host};
+use mef_dataplane::config::{self, Config, Host};
 use mef_dataplane::router::{Router, Seed};
 use mef_io::{Caps, MemPort, MemWire};
 use mef_packet::Instant;
@@ -65,6 +82,16 @@ pub fn seed(me: u8, boot_id: u64, initiation_base: u64) -> Seed {
     }
 }
 
+/// The configuration of router `me` as it stands in a file.
+pub fn parse(me: u8, text: &str) -> Config {
+    config::parse(text, Path::new("/etc/mef/r.toml"), &Machine(me))
+        .unwrap_or_else(|e| panic!("{e}"))
+}
+
+pub fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
 /// Router `me` of this configuration, and the wires of its two ports, which hold `depth` frames.
 pub fn router(
     now: Instant,
@@ -74,8 +101,7 @@ pub fn router(
     depth: usize,
     seed: Seed,
 ) -> (Router<MemPort>, [MemWire; 2]) {
-    let config = config::parse(text, Path::new("/etc/mef/r.toml"), &Machine(me))
-        .unwrap_or_else(|e| panic!("{e}"));
+    let config = parse(me, text);
     let [(lan, lan_wire), (wan, wan_wire)] = ports.map(|c| MemPort::detached(c, depth));
     let router = Router::new(now, config, vec![lan, wan], seed).unwrap();
     (router, [lan_wire, wan_wire])

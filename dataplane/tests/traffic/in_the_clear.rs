@@ -4,7 +4,6 @@ use mef_dataplane::control::LinkState;
 use mef_dataplane::drops::{DropReason, Stage};
 use mef_packet::wire::ecn::Ecn;
 use mef_packet::wire::tcp;
-use mef_packet::Instant;
 
 use super::world::*;
 
@@ -12,11 +11,11 @@ const PLAIN_DNS: &str = "[[policy]]\nprotocol = \"udp\"\nport = 53\nmode = \"pla
 
 #[test]
 fn plain_mode_goes_past_the_link_where_both_routers_agree() {
-    let mut w = World::new(policy(PLAIN_DNS), policy(PLAIN_DNS));
+    let mut w = up_with(policy(PLAIN_DNS), policy(PLAIN_DNS));
     let query = udp_packet(A, B, 53, &data(40));
     w.host_sends(0, &query);
     w.host_sends(0, &udp_packet(A, B, 54, &data(40)));
-    w.run(50);
+    w.run(ms(50));
     assert_eq!(w.clear.len(), 1);
     let mut received = w.received(1);
     received.sort_by_key(|p| p[23]);
@@ -27,15 +26,15 @@ fn plain_mode_goes_past_the_link_where_both_routers_agree() {
     assert!(w.snapshot(0).alarms.is_empty());
     // Too large for the way in the clear.
     w.host_sends(0, &udp_packet(A, B, 53, &data(1473)));
-    w.run(50);
-    assert_eq!(w.icmp(0), [(ROUTER_A, 3, 4, 1500)]);
+    w.run(ms(50));
+    assert_eq!(w.icmp_and_mtu(0), [(ROUTER_A, 3, 4, 1500)]);
 }
 
 #[test]
 fn who_claims_to_come_from_behind_a_peer_in_the_clear_is_refused() {
-    let mut w = World::new(policy(PLAIN_DNS), Extra::default());
+    let mut w = up_with(policy(PLAIN_DNS), Extra::default());
     w.host_sends(0, &udp_packet(A, B, 53, &data(40)));
-    w.run(50);
+    w.run(ms(50));
     assert_eq!(w.clear.len(), 1);
     assert_eq!(w.received(1).len(), 0);
     assert_eq!(w.count(1, Stage::Carry, DropReason::PeerInTheClear), 1);
@@ -46,12 +45,12 @@ const FALLBACK: &str = "[[policy]]\nprotocol = \"tcp\"\nfallback = \"plain\"\n\
 
 #[test]
 fn fallback_takes_new_flows_past_a_link_that_does_not_work_and_keeps_them_there() {
-    let mut w = World::new(policy(FALLBACK), policy(FALLBACK));
+    let mut w = up_with(policy(FALLBACK), policy(FALLBACK));
     w.cut = true;
     // Something has to be sent before silence is noticed.
     w.host_sends(0, &udp_packet(A, B, 10, b"x"));
     w.host_sends(1, &udp_packet(B, A, 10, b"x"));
-    w.run(8000);
+    w.run(ms(8000));
     w.forget();
     let datagram = udp_packet(A, B, 9, &data(40));
     let (from, to) = ((A, 40_000), (B, 80));
@@ -60,7 +59,7 @@ fn fallback_takes_new_flows_past_a_link_that_does_not_work_and_keeps_them_there(
     w.host_sends(0, &syn);
     // No policy lets these: they wait for the link.
     w.host_sends(0, &udp_packet(A, B, 10, &data(40)));
-    w.run(50);
+    w.run(ms(50));
     assert_eq!(
         w.received(1),
         [behind(&datagram, Ecn::NotEct), behind(&syn, Ecn::NotEct)]
@@ -79,32 +78,26 @@ fn fallback_takes_new_flows_past_a_link_that_does_not_work_and_keeps_them_there(
     );
     let answer = segment(to, from, 5000, tcp::Flags::SYN | tcp::Flags::ACK, b"");
     w.host_sends(1, &answer);
-    w.run(50);
+    w.run(ms(50));
     assert_eq!(w.received(0), [behind(&answer, Ecn::NotEct)]);
 
     // The link is back: what began in the clear stays there, what is new does not.
     w.cut = false;
-    w.run(8000);
+    w.run(ms(8000));
     assert_eq!(w.snapshot(0).links[0].state, LinkState::Up);
     w.forget();
     let ack = segment(from, to, 1001, tcp::Flags::ACK, b"GET /");
     w.host_sends(0, &ack);
     w.host_sends(0, &datagram);
-    w.run(100);
+    w.run(ms(100));
     let clear: Vec<u8> = w.clear.iter().map(|p| p[9]).collect();
     assert_eq!(clear, [6]);
     assert_eq!(w.received(1).len(), 2);
     let (from, to) = ((A, 40_001), (B, 80));
     w.host_sends(0, &segment(from, to, 1000, tcp::Flags::SYN, b""));
-    w.run(100);
-    assert_eq!(
-        (
-            w.sides[0].router.flow_count(),
-            w.sides[1].router.flow_count()
-        ),
-        (1, 1)
-    );
-    w.run(60_000);
+    w.run(ms(100));
+    assert_eq!(w.flow_counts(), [1, 1]);
+    w.run(ms(60_000));
     assert!(
         w.snapshot(0).alarms.is_empty(),
         "{:?}",
@@ -114,24 +107,13 @@ fn fallback_takes_new_flows_past_a_link_that_does_not_work_and_keeps_them_there(
 
 #[test]
 fn without_a_fallback_a_link_that_was_never_up_refuses() {
-    let now = Instant::from_millis(1000);
-    let mut w = World {
-        now,
-        sides: [
-            side(now, 1, Extra::default()),
-            side(now, 2, Extra::default()),
-        ],
-        cut: true,
-        marks: false,
-        clear: Vec::new(),
-        classes: Vec::new(),
-    };
-    w.run(500);
+    let mut w = World::new(settings(Extra::default(), Extra::default()));
+    w.cut = true;
+    w.run(ms(500));
     w.host_sends(0, &segment((A, 40_000), (B, 80), 1, tcp::Flags::SYN, b""));
     w.host_sends(0, &udp_packet(A, B, 9, b"x"));
-    w.run(100);
-    let told: Vec<_> = w.icmp(0).into_iter().map(|i| (i.0, i.1, i.2)).collect();
-    assert_eq!(told, [(ROUTER_A, 3, 1), (ROUTER_A, 3, 1)]);
+    w.run(ms(100));
+    assert_eq!(w.icmp(0), [(ROUTER_A, 3, 1), (ROUTER_A, 3, 1)]);
     assert_eq!(w.clear.len(), 0);
     assert_eq!(w.count(0, Stage::Carry, DropReason::NoSession), 2);
 }
@@ -144,14 +126,14 @@ fn three_syns_without_an_answer_are_asymmetric_and_take_the_fallback() {
         } else {
             Extra::default()
         };
-        let mut w = World::new(extra, extra);
+        let mut w = up_with(extra, extra);
         let (from, to) = ((A, 40_000), (B, 80));
         let syn = segment(from, to, 1000, tcp::Flags::SYN, b"");
         // Host B's answers take another way: here nothing comes back.
         for wait in [1000, 2000, 1000] {
             assert_eq!(w.snapshot(0).counters["flows_asymmetric"], 0);
             w.host_sends(0, &syn);
-            w.run(wait);
+            w.run(ms(wait));
         }
         assert_eq!(w.snapshot(0).counters["flows_asymmetric"], 1);
         assert_eq!(w.clear.len(), usize::from(fallback));
@@ -163,13 +145,13 @@ fn three_syns_without_an_answer_are_asymmetric_and_take_the_fallback() {
         assert_eq!(own, usize::from(fallback));
         assert_eq!(w.sides[0].router.flow_count(), 0);
         // Without a fallback the host hears that the far one is unreachable.
-        let told: Vec<_> = w.icmp(0).into_iter().map(|i| (i.0, i.1, i.2)).collect();
+        let told = w.icmp(0);
         let expected: &[_] = if fallback { &[] } else { &[(ROUTER_A, 3, 1)] };
         assert_eq!(told, expected);
         // Repeated once more, it goes the way that was found, or is asked anew.
         w.forget();
         w.host_sends(0, &syn);
-        w.run(100);
+        w.run(ms(100));
         assert_eq!(w.clear.len(), usize::from(fallback));
         assert_eq!(w.sides[0].router.flow_count(), usize::from(!fallback));
     }
@@ -177,19 +159,19 @@ fn three_syns_without_an_answer_are_asymmetric_and_take_the_fallback() {
 
 #[test]
 fn what_leaves_in_the_clear_stays_within_the_line_and_shares_it_with_the_link() {
-    let mut w = World::new(Extra::default(), Extra::default());
+    let mut w = up_plainly();
     let far = [203, 0, 113, 9];
     let (mut clear, mut linked) = (0u64, 0u64);
     // 240 Mbit/s for a stranger in the clear, as much over the link, for a second.
-    for ms in 0..1500 {
+    for at in 0..1500 {
         for i in 0..20 {
             w.host_sends(0, &udp_packet(A, far, 7000, &data(1400 + i % 2)));
             w.host_sends(0, &udp_packet(A, B, 7000, &data(1300)));
         }
-        if ms == 500 {
+        if at == 500 {
             w.forget();
         }
-        w.run(1);
+        w.run(ms(1));
     }
     clear += w.clear.iter().map(|p| p.len() as u64 + 14).sum::<u64>();
     linked += w.received(1).len() as u64 * (1328 + 15 + 60 + 14);

@@ -22,35 +22,35 @@ use world::*;
 
 #[test]
 fn datagrams_keep_all_but_ttl_and_marks() {
-    let mut w = World::new(Extra::default(), Extra::default());
+    let mut w = up_plainly();
     for (class, len) in [(0, 8), (0xb8, 100), (0x29, 1472), (0x2a, 1472), (0x03, 700)] {
         let packet = ip(A, B, 17, class, len != 100, &udp_bytes(A, B, 9, &data(len)));
         w.forget();
         w.host_sends(0, &packet);
-        w.run(50);
+        w.run(ms(50));
         assert_eq!(w.received(1), [behind(&packet, Ecn::of_class(class))]);
         // Its class stands outside, for whoever carries the line; control has none.
         assert!(w.classes.contains(&class), "{:?}", w.classes);
         assert!(w.classes.iter().all(|c| [0, class].contains(c)));
         w.marks = true;
         w.host_sends(0, &packet);
-        w.run(50);
+        w.run(ms(50));
         let marked = if class & 3 == 0 { Ecn::NotEct } else { Ecn::Ce };
         assert_eq!(w.received(1), [behind(&packet, marked)]);
         w.marks = false;
     }
-    w.nothing_dropped();
+    assert_eq!(w.dropped(), [0, 0]);
 }
 
 #[test]
 fn a_split_connection_keeps_the_class_of_its_syn_and_ends_its_marks_here() {
-    let mut w = World::new(Extra::default(), Extra::default());
+    let mut w = up_plainly();
     let (from, to) = ((A, 40_000), (B, 80));
     let mut syn = segment(from, to, 1000, tcp::Flags::SYN, b"");
     // AF41, and ECT(0), which no SYN should have.
     ecn::set_traffic_class(&mut syn, 0x8a).unwrap();
     w.host_sends(0, &syn);
-    w.run(50);
+    w.run(ms(50));
     let opened = w.received(1).remove(0);
     assert_eq!((opened[1], opened[9]), (0x88, 6));
     let seq = tcp::View::parse(&opened[20..]).unwrap().seq();
@@ -59,7 +59,7 @@ fn a_split_connection_keeps_the_class_of_its_syn_and_ends_its_marks_here() {
     let (s, d) = (std::net::Ipv4Addr::from(B), std::net::Ipv4Addr::from(A));
     tcp::fill_checksum(&mut answer[20..], s, d).unwrap();
     w.host_sends(1, &answer);
-    w.run(50);
+    w.run(ms(50));
     let accepted = w.received(0).remove(0);
     assert_eq!((accepted[1], accepted[9]), (0x88, 6));
     let theirs = tcp::View::parse(&accepted[20..]).unwrap().seq();
@@ -68,7 +68,7 @@ fn a_split_connection_keeps_the_class_of_its_syn_and_ends_its_marks_here() {
     data[28..32].copy_from_slice(&(theirs + 1).to_be_bytes());
     tcp::fill_checksum(&mut data[20..], d, s).unwrap();
     w.host_sends(0, &data);
-    w.run(50);
+    w.run(ms(50));
     let delivered = w.received(1);
     assert!(delivered
         .iter()
@@ -88,28 +88,28 @@ fn the_class_outside_can_be_switched_off_but_not_the_marks() {
         line: "dscp = \"zero\"",
         ..Extra::default()
     };
-    let mut w = World::new(zero, Extra::default());
+    let mut w = up_with(zero, Extra::default());
     w.host_sends(
         0,
         &ip(A, B, 17, 0xba, true, &udp_bytes(A, B, 9, &data(100))),
     );
-    w.run(50);
+    w.run(ms(50));
     assert!(w.classes.contains(&2) && w.classes.iter().all(|c| c & 0xfc == 0));
     assert_eq!(w.received(1)[0][1], 0xba);
 }
 
 #[test]
 fn hosts_have_a_path_of_1500_bytes_and_are_told_so() {
-    let mut w = World::new(Extra::default(), Extra::default());
+    let mut w = up_plainly();
     w.host_sends(0, &udp_packet(A, B, 9, &data(1473)));
-    w.run(50);
-    assert_eq!(w.icmp(0), [(ROUTER_A, 3, 4, 1500)]);
+    w.run(ms(50));
+    assert_eq!(w.icmp_and_mtu(0), [(ROUTER_A, 3, 4, 1500)]);
     assert_eq!(w.count(0, Stage::Carry, DropReason::TooBig), 1);
     assert_eq!(w.received(1).len(), 0);
     // Where its header allows it, it is fragmented instead.
     let large = ip(A, B, 17, 0, false, &udp_bytes(A, B, 9, &data(4000)));
     w.host_sends(0, &large);
-    w.run(50);
+    w.run(ms(50));
     let fragments = w.received(1);
     assert_eq!(
         fragments.iter().map(Vec::len).collect::<Vec<_>>(),
@@ -129,30 +129,32 @@ fn hosts_have_a_path_of_1500_bytes_and_are_told_so() {
 
 #[test]
 fn a_smaller_network_behind_the_other_router_is_reported_by_it() {
-    let small = Extra {
-        lan_mtu: Some(1300),
-        ..Extra::default()
-    };
-    let mut w = World::new(Extra::default(), small);
+    let mut w = up(Settings {
+        ports: |me| {
+            let lan = if me == 2 { 1300 } else { 9000 };
+            [caps(me, 0, lan), caps(me, 1, 1500)]
+        },
+        ..settings(Extra::default(), Extra::default())
+    });
     w.host_sends(0, &udp_packet(A, B, 9, &data(1400)));
-    w.run(50);
-    assert_eq!(w.icmp(0), [(ROUTER_B, 3, 4, 1300)]);
+    w.run(ms(50));
+    assert_eq!(w.icmp_and_mtu(0), [(ROUTER_B, 3, 4, 1300)]);
     assert_eq!(w.count(1, Stage::Carry, DropReason::TooBig), 1);
     w.host_sends(0, &ip(A, B, 17, 0, false, &udp_bytes(A, B, 9, &data(1400))));
-    w.run(50);
+    w.run(ms(50));
     assert_eq!(
         w.received(1).iter().map(Vec::len).collect::<Vec<_>>(),
         [1300, 148]
     );
     // Nobody is there: the host hears it from the router that knows.
     w.host_sends(0, &udp_packet(A, [10, 2, 0, 77], 9, &data(10)));
-    w.run(5000);
-    assert_eq!(w.icmp(0), [(ROUTER_B, 3, 1, 0)]);
+    w.run(ms(5000));
+    assert_eq!(w.icmp_and_mtu(0), [(ROUTER_B, 3, 1, 0)]);
 }
 
 #[test]
 fn super_frames_are_cut_into_the_packets_they_stand_for() {
-    let mut w = World::new(
+    let mut w = up_with(
         policy("[[policy]]\nprotocol = \"tcp\"\nmode = \"datagram\""),
         Extra::default(),
     );
@@ -167,7 +169,7 @@ fn super_frames_are_cut_into_the_packets_they_stand_for() {
         &udp_packet(A, B, 443, &data(10_000)),
         gso(Gso::Udp, 1200, 6),
     );
-    w.run(50);
+    w.run(ms(50));
     let mut joined = Vec::new();
     for p in w.received(1) {
         let v = ipv4::View::parse(&p).unwrap();
@@ -182,7 +184,7 @@ fn super_frames_are_cut_into_the_packets_they_stand_for() {
     let flags = tcp::Flags::ACK | tcp::Flags::PSH;
     let big = segment(from, to, 1000, flags, &data(20_000));
     w.host_offers(0, &big, gso(Gso::TcpV4, 1460, 16));
-    w.run(50);
+    w.run(ms(50));
     let (mut joined, mut seq) = (Vec::new(), 1000);
     let pieces = w.received(1);
     for (i, p) in pieces.iter().enumerate() {
@@ -202,18 +204,18 @@ fn super_frames_are_cut_into_the_packets_they_stand_for() {
         &udp_packet(A, B, 443, &data(10_000)),
         gso(Gso::Udp, 2000, 6),
     );
-    w.run(50);
-    assert_eq!(w.icmp(0), [(ROUTER_A, 3, 4, 1500)]);
+    w.run(ms(50));
+    assert_eq!(w.icmp_and_mtu(0), [(ROUTER_A, 3, 4, 1500)]);
 }
 
 #[test]
 fn a_connection_that_one_router_carries_whole_is_not_split_by_the_other() {
     let a = policy("[[policy]]\nprotocol = \"tcp\"\nport = 22\nmode = \"datagram\"");
-    let mut w = World::new(a, Extra::default());
+    let mut w = up_with(a, Extra::default());
     let (from, to) = ((A, 40_000), (B, 22));
     let syn = segment(from, to, 1000, tcp::Flags::SYN, b"");
     w.host_sends(0, &syn);
-    w.run(50);
+    w.run(ms(50));
     assert_eq!(w.received(1), [behind(&syn, Ecn::NotEct)]);
     for (flags, payload) in [
         (tcp::Flags::SYN | tcp::Flags::ACK, &b""[..]),
@@ -222,10 +224,9 @@ fn a_connection_that_one_router_carries_whole_is_not_split_by_the_other() {
     ] {
         let answer = segment(to, from, 5000, flags, payload);
         w.host_sends(1, &answer);
-        w.run(50);
+        w.run(ms(50));
         assert_eq!(w.received(0), [behind(&answer, Ecn::NotEct)]);
     }
-    assert_eq!(w.sides[0].router.flow_count(), 0);
-    assert_eq!(w.sides[1].router.flow_count(), 0);
-    w.nothing_dropped();
+    assert_eq!(w.flow_counts(), [0, 0]);
+    assert_eq!(w.dropped(), [0, 0]);
 }
