@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ends;
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -11,31 +13,12 @@ use std::time::Duration;
 use mef_packet::wire::ecn::{self, Ecn};
 use mef_packet::wire::ipv4;
 use mef_packet::{BitRate, Instant};
-use mef_protocol::chunks::ChunkPool;
 use mef_protocol::classes::Class;
 use mef_protocol::codec::Setup;
-use mef_protocol::line::{Departure, Line, LinkEnd};
-use mef_protocol::link::{DatagramError, DatagramFlow, Event, Link, LinkConfig};
+use mef_protocol::line::Departure;
+use mef_protocol::link::{DatagramError, DatagramFlow, Event, LinkConfig};
 
-struct End {
-    link: Link,
-    number: u64,
-    pool: ChunkPool,
-    line: Line<Vec<u8>>,
-}
-
-struct Ref<'a>(&'a mut Link, u64);
-impl LinkEnd for Ref<'_> {
-    fn link(&self) -> &Link {
-        self.0
-    }
-    fn link_mut(&mut self) -> &mut Link {
-        self.0
-    }
-    fn next_number(&self) -> Option<u64> {
-        Some(self.1)
-    }
-}
+use ends::{config, setup, End, Ref, Rng};
 
 /// Arrival, order, to which end, number, bytes on the line, inner packet, traffic class outside.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +39,7 @@ struct World {
     loss: f64,
     /// The wire marks every packet that may be marked.
     marks: bool,
-    random: u64,
+    random: Rng,
     free_at: [Instant; 2],
     queue_max: Duration,
     flying: BinaryHeap<Flying>,
@@ -72,29 +55,16 @@ struct World {
     outside: BTreeSet<u8>,
 }
 
-const OVERHEAD: u16 = 60;
-
 impl World {
     fn new(mbit: u64, rtt: Duration, mtu: u16) -> Self {
         let now = Instant::from_millis(1000);
         let rate = BitRate::from_mbit(mbit);
-        let end = |even: bool| End {
-            link: Link::new(
-                now,
-                LinkConfig {
-                    even_flows: even,
-                    boot_id: 5 + u64::from(even),
-                    port_mtu: mtu,
-                    line_up: rate,
-                    line_down: rate,
-                    link_credit: 256 << 20,
-                    packet_overhead: OVERHEAD,
-                    frame_overhead: 14,
-                },
-            ),
-            number: 0,
-            pool: ChunkPool::new(1 << 30),
-            line: Line::new(now, rate),
+        let end = |even| {
+            let config = LinkConfig {
+                port_mtu: mtu,
+                ..config(even, rate, 256 << 20)
+            };
+            End::new(now, config, 1 << 30)
         };
         let mut w = Self {
             now,
@@ -103,7 +73,7 @@ impl World {
             delay: rtt / 2,
             loss: 0.0,
             marks: false,
-            random: 0x9E37_79B9_7F4A_7C15,
+            random: Rng::new(1),
             free_at: [now; 2],
             queue_max: Duration::ZERO,
             flying: BinaryHeap::new(),
@@ -121,13 +91,6 @@ impl World {
         assert!(w.ends.iter().all(|e| e.link.is_up()));
         assert_eq!(w.ends[0].link.path_mtu(), mtu);
         w
-    }
-
-    fn unit(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 11) as f64 / (1u64 << 53) as f64
     }
 
     fn leave(&mut self, side: usize, bytes: u64) -> Instant {
@@ -165,7 +128,7 @@ impl World {
                             if self.marks && Ecn::of_class(class).is_capable() {
                                 class |= 3;
                             }
-                            if self.unit() < self.loss {
+                            if self.random.unit() < self.loss {
                                 continue;
                             }
                             self.order += 1;
@@ -236,13 +199,8 @@ impl World {
 
     fn open_stream(&mut self) {
         let setup = Setup {
-            source: "10.1.0.2:40000".parse().unwrap(),
-            destination: "10.2.0.2:80".parse().unwrap(),
-            weight: 1.0,
             early: true,
-            class: Class::Balanced,
-            dscp: 0,
-            mss: 1460,
+            ..setup()
         };
         let flow = self.ends[0].link.open(self.now, setup).unwrap();
         self.streams.insert(flow, 0);

@@ -2,42 +2,22 @@
 //! nor make the link hold more than its budget.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod ends;
+
 use mef_packet::{BitRate, Instant};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::codec::{
-    Ack, Builder, Frame, Hello, Received, Setup, SpanId, FLAG_ACK_NOW, FLAG_ELICITS_ACK,
+    Ack, Builder, Frame, Hello, Received, SpanId, FLAG_ACK_NOW, FLAG_ELICITS_ACK,
 };
-use mef_protocol::link::{Link, LinkConfig, SendKey};
+use mef_protocol::link::{Link, SendKey};
 use proptest::prelude::*;
 use std::time::Duration;
 
-fn link(even: bool) -> Link {
-    let rate = BitRate::from_mbit(10);
-    Link::new(
-        Instant::from_millis(1),
-        LinkConfig {
-            even_flows: even,
-            boot_id: 1,
-            port_mtu: 1500,
-            line_up: rate,
-            line_down: rate,
-            link_credit: 1 << 20,
-            packet_overhead: 60,
-            frame_overhead: 14,
-        },
-    )
-}
+use ends::{config, setup};
 
-fn setup() -> Setup {
-    Setup {
-        source: "10.1.0.2:40000".parse().unwrap(),
-        destination: "10.2.0.2:80".parse().unwrap(),
-        weight: 1.0,
-        early: false,
-        class: Default::default(),
-        dscp: 0,
-        mss: 1460,
-    }
+fn link(even: bool) -> Link {
+    let config = config(even, BitRate::from_mbit(10), 1 << 20);
+    Link::new(Instant::from_millis(1), config)
 }
 
 fn hello() -> Hello {

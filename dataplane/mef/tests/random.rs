@@ -3,37 +3,18 @@
 //! arrives is right, every flow ends, and nothing is kept.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod ends;
+
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::time::Duration;
 
 use mef_packet::{BitRate, Bytes, Instant};
 use mef_protocol::chunks::ChunkPool;
-use mef_protocol::codec::Setup;
-use mef_protocol::line::{Departure, Line, LinkEnd};
+use mef_protocol::line::{Departure, Line};
 use mef_protocol::link::{Event, Link, LinkConfig, Opening};
 use mef_protocol::send_stream::End as StreamEnd;
 
-struct Rng(u64);
-impl Rng {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n.max(1)
-    }
-    fn chance(&mut self, p: f64) -> bool {
-        (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < p
-    }
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
+use ends::{config, setup, Ref, Rng, OVERHEAD};
 
 /// What the router does with one flow, played by the test.
 #[derive(Debug)]
@@ -56,24 +37,11 @@ struct End {
     config: LinkConfig,
     number: u64,
     pool: ChunkPool,
-    line: Line,
+    line: Line<Vec<u8>>,
     apps: BTreeMap<u32, App>,
     /// The replay window of the crypto layer.
     heard: HashSet<u64>,
     delivered: u64,
-}
-
-struct Ref<'a>(&'a mut Link, u64);
-impl LinkEnd for Ref<'_> {
-    fn link(&self) -> &Link {
-        self.0
-    }
-    fn link_mut(&mut self) -> &mut Link {
-        self.0
-    }
-    fn next_number(&self) -> Option<u64> {
-        Some(self.1)
-    }
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -104,7 +72,6 @@ struct World {
     refused_packets: u64,
 }
 
-const OVERHEAD: u16 = 60;
 const TICK: Duration = Duration::from_millis(5);
 
 fn byte_at(flow: u32, from: usize, i: u64) -> u8 {
@@ -113,42 +80,27 @@ fn byte_at(flow: u32, from: usize, i: u64) -> u8 {
         >> 13) as u8
 }
 
-fn setup() -> Setup {
-    Setup {
-        source: "10.1.0.2:40000".parse().unwrap(),
-        destination: "10.2.0.2:80".parse().unwrap(),
-        weight: 1.0,
-        early: false,
-        class: Default::default(),
-        dscp: 0,
-        mss: 1460,
-    }
-}
-
 impl World {
     fn new(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
+        let mut rng = Rng::new(seed + 1);
         let now = Instant::from_millis(1000);
         let rate = BitRate::from_mbit(rng.pick(&[2, 10, 40, 100]));
         let memory = rng.pick(&[1u64 << 20, 4 << 20, 64 << 20]);
         let rtt = Duration::from_millis(rng.pick(&[2, 20, 100, 300]));
         let end = |even: bool| {
-            let config = LinkConfig {
-                even_flows: even,
-                boot_id: 5 + u64::from(even),
-                port_mtu: 1500,
-                line_up: rate,
-                line_down: rate,
-                link_credit: ChunkPool::promise(memory),
-                packet_overhead: OVERHEAD,
-                frame_overhead: 14,
-            };
+            let config = config(even, rate, ChunkPool::promise(memory));
+            let ends::End {
+                link,
+                number,
+                pool,
+                line,
+            } = ends::End::new(now, config, memory);
             End {
-                link: Link::new(now, config),
+                link,
                 config,
-                number: 0,
-                pool: ChunkPool::new(memory),
-                line: Line::new(now, rate),
+                number,
+                pool,
+                line,
                 apps: BTreeMap::new(),
                 heard: HashSet::new(),
                 delivered: 0,

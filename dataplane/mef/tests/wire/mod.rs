@@ -2,43 +2,18 @@
 
 #![allow(dead_code)]
 
+#[path = "../ends/mod.rs"]
+mod ends;
+
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use mef_packet::{BitRate, Instant};
 use mef_protocol::chunks::ChunkPool;
 use mef_protocol::codec::Setup;
-use mef_protocol::line::{Departure, Line, LinkEnd};
-use mef_protocol::link::{Link, LinkConfig};
+use mef_protocol::line::Departure;
 
-pub struct End {
-    pub link: Link,
-    pub number: u64,
-    pub pool: ChunkPool,
-    pub line: Line,
-}
-struct Ref<'a>(&'a mut Link, u64);
-impl LinkEnd for Ref<'_> {
-    fn link(&self) -> &Link {
-        self.0
-    }
-    fn link_mut(&mut self) -> &mut Link {
-        self.0
-    }
-    fn next_number(&self) -> Option<u64> {
-        Some(self.1)
-    }
-}
-
-pub struct Rng(u64);
-impl Rng {
-    pub fn unit(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
+use ends::{config, End, Ref, Rng, OVERHEAD};
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flying(std::cmp::Reverse<(Instant, u64)>, usize, u64, u64, Vec<u8>);
@@ -59,8 +34,6 @@ pub struct Wire {
     pub order: u64,
 }
 
-const OVERHEAD: u16 = 60;
-
 impl Wire {
     pub fn new(rate: BitRate, rtt: Duration, loss: f64, seed: u64) -> Self {
         Self::with_memory(rate, rtt, loss, seed, 1 << 30)
@@ -69,23 +42,9 @@ impl Wire {
     /// Both ends have `memory` bytes.
     pub fn with_memory(rate: BitRate, rtt: Duration, loss: f64, seed: u64, memory: u64) -> Self {
         let now = Instant::from_millis(1000);
-        let end = |even: bool| End {
-            link: Link::new(
-                now,
-                LinkConfig {
-                    even_flows: even,
-                    boot_id: 5 + u64::from(even),
-                    port_mtu: 1500,
-                    line_up: rate,
-                    line_down: rate,
-                    link_credit: ChunkPool::promise(memory),
-                    packet_overhead: OVERHEAD,
-                    frame_overhead: 14,
-                },
-            ),
-            number: 0,
-            pool: ChunkPool::new(memory),
-            line: Line::new(now, rate),
+        let end = |even| {
+            let config = config(even, rate, ChunkPool::promise(memory));
+            End::new(now, config, memory)
         };
         let mut w = Self {
             now,
@@ -96,7 +55,7 @@ impl Wire {
             loss,
             mtu: 1500,
             hole: false,
-            rng: Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            rng: Rng::new(seed),
             free_at: [now; 2],
             queue_max: Duration::ZERO,
             flying: BinaryHeap::new(),
@@ -177,15 +136,11 @@ impl Wire {
     }
 }
 
+/// A connection whose bytes need not wait for its acceptance.
 pub fn setup() -> Setup {
     Setup {
-        source: "10.1.0.2:40000".parse().unwrap(),
-        destination: "10.2.0.2:80".parse().unwrap(),
-        weight: 1.0,
         early: true,
-        class: Default::default(),
-        dscp: 0,
-        mss: 1460,
+        ..ends::setup()
     }
 }
 
