@@ -268,11 +268,15 @@ impl Link {
         id: u32,
         out: &mut Vec<u8>,
     ) -> Attempt {
-        let max = self.payload_size();
+        let repairs = self.repairs();
+        let max = if repairs {
+            self.payload_size()
+        } else {
+            self.largest_payload()
+        };
         let limit = self.inner_limit();
         let link_room = self.flows.get(&id).map_or(0, |f| self.new_bytes(f));
         let gap = self.span_gap();
-        let repairs = self.repairs();
         let flags = self.data_flags();
         let start = out.len();
         let Some(f) = self.flows.get_mut(&id) else {
