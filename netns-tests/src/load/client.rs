@@ -24,7 +24,10 @@ pub fn chains(flows: &[FlowSpec]) -> Vec<Vec<FlowSpec>> {
 /// Runs the flows of a chain one after another.
 pub fn run_chain(shared: &Shared, chain: &[FlowSpec]) {
     // All are on record from the beginning: one that never started is then seen as such.
-    let records: Vec<Slot<ClientFlow>> = chain.iter().map(|f| shared.client(planned(f))).collect();
+    let records: Vec<Slot<ClientFlow>> = chain
+        .iter()
+        .map(|f| shared.client(ClientFlow::planned(f)))
+        .collect();
     for (flow, record) in chain.iter().zip(&records) {
         let start = match flow.start {
             Start::AtMs(ms) => shared.origin_ns.saturating_add(ms * 1_000_000),
@@ -38,22 +41,6 @@ pub fn run_chain(shared: &Shared, chain: &[FlowSpec]) {
         record.end_ns = Some(sys::now_ns());
         record.error = result.err();
         shared.count(record.error.as_ref());
-    }
-}
-
-fn planned(flow: &FlowSpec) -> ClientFlow {
-    ClientFlow {
-        id: flow.id,
-        kind: flow.kind,
-        size: flow.size,
-        rate_bps: flow.rate_bps,
-        duration_ms: flow.duration_ms,
-        connect_ns: None,
-        connected_ns: None,
-        end_ns: None,
-        complete: false,
-        cut: false,
-        error: None,
     }
 }
 

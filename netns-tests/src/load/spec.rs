@@ -226,6 +226,25 @@ pub struct ClientFlow {
     pub error: Option<FlowError>,
 }
 
+impl ClientFlow {
+    /// One of the plan, before its turn.
+    pub fn planned(flow: &FlowSpec) -> Self {
+        Self {
+            id: flow.id,
+            kind: flow.kind,
+            size: flow.size,
+            rate_bps: flow.rate_bps,
+            duration_ms: flow.duration_ms,
+            connect_ns: None,
+            connected_ns: None,
+            end_ns: None,
+            complete: false,
+            cut: false,
+            error: None,
+        }
+    }
+}
+
 /// Why and where a flow failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowError {
@@ -266,6 +285,27 @@ pub struct ReceivedFlow {
     pub bucket0: u64,
     pub buckets: Vec<u64>,
     pub error: Option<FlowError>,
+}
+
+impl ReceivedFlow {
+    /// One of which nothing has arrived yet.
+    pub fn announced(id: u64, kind: FlowKind, size: u64, connect_ns: u64) -> Self {
+        Self {
+            id,
+            kind,
+            size,
+            connect_ns,
+            first_ns: None,
+            last_ns: None,
+            bytes: 0,
+            payload_ok: true,
+            complete: false,
+            sha256: None,
+            bucket0: 0,
+            buckets: Vec::new(),
+            error: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

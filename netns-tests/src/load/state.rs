@@ -138,21 +138,8 @@ impl Shared {
         size: u64,
         connect_ns: u64,
     ) -> Slot<ReceivedFlow> {
-        self.received.add(ReceivedFlow {
-            id,
-            kind,
-            size,
-            connect_ns,
-            first_ns: None,
-            last_ns: None,
-            bytes: 0,
-            payload_ok: true,
-            complete: false,
-            sha256: None,
-            bucket0: 0,
-            buckets: Vec::new(),
-            error: None,
-        })
+        self.received
+            .add(ReceivedFlow::announced(id, kind, size, connect_ns))
     }
     pub fn sending(&self, id: u64) -> Slot<SentFlow> {
         self.sent.add(SentFlow {

@@ -207,15 +207,7 @@ fn notes(out: &mut String, results: &Results) {
         }
         out.push_str("</ul></details>\n");
     }
-    let errors: Vec<String> = results
-        .runs
-        .iter()
-        .flat_map(|r| {
-            r.errors
-                .iter()
-                .map(move |e| format!("{} {} repeat {}: {e}", r.transport, r.variant, r.repeat))
-        })
-        .collect();
+    let errors: Vec<String> = results.errors().collect();
     if !errors.is_empty() {
         let _ = write!(
             out,

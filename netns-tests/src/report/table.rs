@@ -74,18 +74,10 @@ pub fn print_table(results: &Results) -> String {
             ));
         }
     }
-    let errors: Vec<String> = results
-        .runs
-        .iter()
-        .flat_map(|r| {
-            r.errors
-                .iter()
-                .map(move |e| format!("  {} {} repeat {}: {e}\n", r.transport, r.variant, r.repeat))
-        })
-        .collect();
+    let errors: Vec<String> = results.errors().collect();
     if !errors.is_empty() {
         out.push_str("\nErrors:\n");
-        out.extend(errors.iter().take(10).map(String::as_str));
+        out.extend(errors.iter().take(10).map(|e| format!("  {e}\n")));
         if errors.len() > 10 {
             out.push_str(&format!("  and {} more, in the JSON\n", errors.len() - 10));
         }

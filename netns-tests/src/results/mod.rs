@@ -217,6 +217,16 @@ pub enum ResultsError {
 }
 
 impl Results {
+    /// What went wrong, with the run that it was in.
+    pub fn errors(&self) -> impl Iterator<Item = String> + '_ {
+        let of_run = |r: &'_ Run| {
+            let run = format!("{} {} repeat {}", r.transport, r.variant, r.repeat);
+            let said = r.errors.iter().map(|e| format!("{run}: {e}"));
+            said.collect::<Vec<_>>()
+        };
+        self.runs.iter().flat_map(of_run)
+    }
+
     /// Reads a file that `write` (so `--json`) has written.
     pub fn read(path: &Path) -> Result<Self, ResultsError> {
         let text = std::fs::read_to_string(path).map_err(|source| ResultsError::Io {

@@ -17,9 +17,7 @@ use mef_packet::Instant;
 use crate::load::header::{Header, Receipt, LEN};
 use crate::load::payload::{hex, Blocks, Cursor};
 use crate::load::transfer::{account, made};
-use crate::load::{
-    AgentOutcome, ClientFlow, FlowError, FlowKind, FlowSpec, ReceivedFlow, SentFlow,
-};
+use crate::load::{AgentOutcome, FlowError, FlowKind, FlowSpec, ReceivedFlow, SentFlow};
 
 /// Bytes handed to the connection at a time.
 const CHUNK: u64 = 256 * 1024;
@@ -103,22 +101,6 @@ fn named(phase: &str, errno: &str) -> FlowError {
     FlowError {
         phase: phase.to_owned(),
         errno: errno.to_owned(),
-    }
-}
-
-pub(super) fn planned(flow: &FlowSpec) -> ClientFlow {
-    ClientFlow {
-        id: flow.id,
-        kind: flow.kind,
-        size: flow.size,
-        rate_bps: flow.rate_bps,
-        duration_ms: flow.duration_ms,
-        connect_ns: None,
-        connected_ns: None,
-        end_ns: None,
-        complete: false,
-        cut: false,
-        error: None,
     }
 }
 
@@ -542,21 +524,12 @@ impl Shared<'_> {
     }
 
     fn receive(&mut self, header: &Header, cursor: Cursor) -> Step {
-        self.outcome.received.push(ReceivedFlow {
-            id: header.flow,
-            kind: header.kind,
-            size: header.size,
-            connect_ns: header.connect_ns,
-            first_ns: None,
-            last_ns: None,
-            bytes: 0,
-            payload_ok: true,
-            complete: false,
-            sha256: None,
-            bucket0: 0,
-            buckets: Vec::new(),
-            error: None,
-        });
+        self.outcome.received.push(ReceivedFlow::announced(
+            header.flow,
+            header.kind,
+            header.size,
+            header.connect_ns,
+        ));
         Step::Receive(Receiving {
             cursor,
             record: self.outcome.received.len() - 1,

@@ -18,12 +18,13 @@ use mef_packet::{Buffer, Gso, HeapBuf, Instant, Meta, Packet};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 
-use super::conn::{planned, Conn, Shared};
+use super::conn::{Conn, Shared};
 use crate::load::client::chains;
 use crate::load::payload::Blocks;
 use crate::load::probe::{self, HEAD};
 use crate::load::{
-    AgentOutcome, Finish, FlowSpec, ProbeReceived, ProbeSent, ProbeSpec, ServerSpec, Start,
+    AgentOutcome, ClientFlow, Finish, FlowSpec, ProbeReceived, ProbeSent, ProbeSpec, ServerSpec,
+    Start,
 };
 
 /// Room for the longest access path of the topologies at the rate of their lines.
@@ -141,7 +142,7 @@ impl Host {
             };
             let mut list = VecDeque::new();
             for flow in chain {
-                self.outcome.clients.push(planned(&flow));
+                self.outcome.clients.push(ClientFlow::planned(&flow));
                 list.push_back((flow, self.outcome.clients.len() - 1));
             }
             self.chains.push(Chain {
