@@ -34,6 +34,7 @@ fn flow(text: &str) -> Option<Vec<Foreign>> {
 
 fn main() {
     let (mut rtt, mut mbit, mut queue, mut seconds, mut loss) = (100.0, 50.0, None, 60.0, 0.0);
+    let mut seed = 0.0;
     let mut foreign = Vec::new();
     for arg in std::env::args().skip(1) {
         if let Some((key, value)) = arg.split_once('=') {
@@ -46,6 +47,7 @@ fn main() {
                 "queue" => queue = Some(value),
                 "seconds" => seconds = value,
                 "loss" => loss = value,
+                "seed" => seed = value,
                 _ => return eprintln!("{key}: no such key"),
             }
         } else {
@@ -66,6 +68,7 @@ fn main() {
         from: seconds / 2.0,
         ack_ms: (rtt as usize / 8).clamp(5, 10),
         foreign,
+        seed: seed as u64,
     };
     let o = run(&setup, Params::of(Target::Balanced));
     for (mef, all) in o.mef.chunks(200).zip(o.series.chunks(200)) {

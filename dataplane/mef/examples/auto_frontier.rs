@@ -6,7 +6,10 @@
 //!     topologies/traces/synthetic-lte-slow.trace quantile=0.6,0.7,0.8,0.9 loss=0,0.01
 //! ```
 //!
-//! Keys: `quantile`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `from`, `seconds` (what is measured).
+//! `windows=14` measures as many windows of 40 s instead, the traces rotated from one to the next,
+//! and prints their mean over all traces: 40 s of one trace are chance.
+//!
+//! Keys: `quantile`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
 //! A figure is payload as a share of the trace, its queue's median and 95th percentile in ms.
 
 #[path = "../tests/auto_model/mod.rs"]
@@ -27,12 +30,56 @@ fn set(p: &mut Params, s: &mut Setup, key: &str, value: f64) -> bool {
         "grow" => p.grow = value,
         "memory" => p.memory = value,
         "loss" => s.loss = value,
+        "seed" => s.seed = value as u64,
         "from" => s.from = value,
         "seconds" => s.seconds = value,
         "rtt" => (s.forward, s.back) = (value as usize / 2, value as usize / 2),
         _ => return false,
     }
     true
+}
+
+/// Goodput as a share of the line, median and 95th percentile of the queue in ms.
+fn one(line: Line, case: &[(String, f64)], seconds: f64) -> Option<(f64, f64, f64)> {
+    let mut p = Params::of(Target::Balanced);
+    let mut s = Setup {
+        line,
+        forward: 100,
+        back: 100,
+        longer: Vec::new(),
+        queue: 1.0,
+        loss: 0.0,
+        seconds,
+        from: 5.0,
+        ack_ms: 10,
+        foreign: Vec::new(),
+        seed: 0,
+    };
+    for (key, value) in case {
+        if key != "windows" && !set(&mut p, &mut s, key, *value) {
+            return None;
+        }
+    }
+    let o = run(&s, p);
+    Some((o.used * PAYLOAD / FRAME as f64, o.p50, o.p95))
+}
+
+/// The mean of `n` windows of each trace, which is rotated by `1/n` of itself from one to the next.
+fn mean(traces: &[Line], case: &[(String, f64)], n: usize) -> Option<(f64, f64, f64)> {
+    let mut sum = (0.0, 0.0, 0.0);
+    for line in traces {
+        for i in 0..n {
+            let mut line = line.clone();
+            if let Line::Trace(t) = &mut line {
+                let by = i * t.len() / n.max(1);
+                t.rotate_left(by);
+            }
+            let o = one(line, case, 45.0)?;
+            sum = (sum.0 + o.0, sum.1 + o.1, sum.2 + o.2);
+        }
+    }
+    let all = (n * traces.len()).max(1) as f64;
+    Some((sum.0 / all, sum.1 / all, sum.2 / all))
 }
 
 fn main() {
@@ -61,28 +108,19 @@ fn main() {
     for case in cases {
         let label: Vec<String> = case.iter().map(|(k, v)| format!("{k}={v}")).collect();
         print!("{:40}", label.join(" "));
-        for line in &traces {
-            let mut p = Params::of(Target::Balanced);
-            let mut s = Setup {
-                line: line.clone(),
-                forward: 100,
-                back: 100,
-                longer: Vec::new(),
-                queue: 1.0,
-                loss: 0.0,
-                seconds: 120.0,
-                from: 5.0,
-                ack_ms: 10,
-                foreign: Vec::new(),
-            };
-            for (key, value) in &case {
-                if !set(&mut p, &mut s, key, *value) {
-                    return eprintln!("{key}: no such key");
-                }
+        let windows = case.iter().find(|c| c.0 == "windows");
+        if let Some((_, n)) = windows {
+            match mean(&traces, &case, *n as usize) {
+                Some((goodput, p50, p95)) => println!(" | {goodput:.4} {p50:4.0} {p95:5.0}"),
+                None => return eprintln!("{}: no such key", label.join(" ")),
             }
-            let o = run(&s, p);
-            let goodput = o.used * PAYLOAD / FRAME as f64;
-            print!(" | {goodput:.3} {:4.0} {:5.0}", o.p50, o.p95);
+            continue;
+        }
+        for line in &traces {
+            let Some((goodput, p50, p95)) = one(line.clone(), &case, 120.0) else {
+                return eprintln!("{}: no such key", label.join(" "));
+            };
+            print!(" | {goodput:.3} {p50:4.0} {p95:5.0}");
         }
         println!();
     }

@@ -72,8 +72,10 @@ const GONE: Duration = Duration::from_secs(2);
 const HOLD: f64 = 0.40;
 const HOLD_MANY: f64 = 0.22;
 /// Many flows that give way on loss overflow the queue more often than one does (50 Mbit/s, 100 ms:
-/// every 2 s, one every 7), and lose little; who does not give way loses much. So many overflows
-/// are looked at, the mean time between two, seconds, and the loss beyond the line's own.
+/// every 2 s, one every 7), and lose little; who does not give way loses much, if not all the time:
+/// BBR leaves the queue alone for some seconds after it has looked for the path's delay. So many
+/// overflows are looked at, the mean time between two, seconds, and the loss beyond the line's own
+/// that there may have been since the first of them.
 const EVENTS: usize = 4;
 const OFTEN: f64 = 3.5;
 const LITTLE: f64 = 0.005;
@@ -268,6 +270,8 @@ pub(super) struct Compete {
     queues: Queues,
     /// When the queue last overflowed, seconds, and whether that tells of many.
     events: VecDeque<f64>,
+    /// When more than little was lost, seconds.
+    costly: f64,
     many: bool,
 }
 
@@ -374,9 +378,11 @@ impl Compete {
                 self.events.pop_front();
             }
         }
-        let since = self.events.front().map_or(f64::INFINITY, |t| seen.at - t);
-        let often = self.events.len() == EVENTS && since < OFTEN * EVENTS as f64;
-        self.many = often && seen.loss < LITTLE;
+        if seen.loss >= LITTLE {
+            self.costly = seen.at;
+        }
+        let often = |first: &f64| seen.at - first < OFTEN * EVENTS as f64 && self.costly < *first;
+        self.many = self.events.len() == EVENTS && self.events.front().is_some_and(often);
         if (seen.lost || full) && seen.at > self.deaf_until {
             self.deaf_until = seen.at + round;
             window.lose();

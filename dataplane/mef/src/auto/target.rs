@@ -33,7 +33,7 @@ pub struct Params {
 impl Params {
     pub fn of(target: Target) -> Self {
         let quantile = match target {
-            Target::Latency => 0.58,
+            Target::Latency => 0.585,
             Target::Balanced => 0.82,
             Target::Throughput => 0.90,
         };

@@ -74,6 +74,8 @@ pub struct Setup {
     /// How long the receiver waits for company before it reports.
     pub ack_ms: usize,
     pub foreign: Vec<Foreign>,
+    /// Of the random choices.
+    pub seed: u64,
 }
 
 #[derive(Default)]
@@ -168,7 +170,7 @@ fn instant(ms: usize) -> Instant {
 }
 
 pub fn run(s: &Setup, p: Params) -> Outcome {
-    let mut rng = Rng(0x1234_5678_9abc_def1);
+    let mut rng = Rng(0x1234_5678_9abc_def1 ^ s.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let rtt = Duration::from_millis((s.forward + s.back) as u64);
     let mut auto = AutoRate::with_params(instant(0), p, BitRate::from_mbit(1000));
     auto.session_started(instant(0), rtt);
