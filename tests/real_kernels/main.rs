@@ -16,6 +16,7 @@ mod ipv6;
 mod lab;
 mod many;
 mod memory;
+mod merging;
 mod operate;
 mod programs;
 mod pulse;
