@@ -170,24 +170,32 @@ fn recorded_lines_are_used_as_bbr_uses_them_at_a_third_of_its_queue() {
     ] {
         let Some(line) = recorded(name) else { continue };
         for loss in [0.0, 0.01] {
-            let s = Setup {
-                queue: 1.0,
-                loss,
-                seconds: 120.0,
-                ack_ms: 10,
-                line: line.clone(),
-                ..steps(200, Vec::new())
+            let of = |target| {
+                // Without loss nothing is random; with it, one run is chance.
+                let seeds = if loss > 0.0 { 5 } else { 1 };
+                let (mut got, mut p95) = (0.0, 0.0);
+                for seed in 0..seeds {
+                    let s = Setup {
+                        queue: 1.0,
+                        loss,
+                        seconds: 120.0,
+                        ack_ms: 10,
+                        line: line.clone(),
+                        seed,
+                        ..steps(200, Vec::new())
+                    };
+                    let o = run(&s, Params::of(target));
+                    got += o.used * PAYLOAD / seeds as f64;
+                    p95 += o.p95 / seeds as f64;
+                }
+                (got, p95)
             };
-            let o = run(&s, Params::of(Target::Balanced));
-            let got = o.used * PAYLOAD;
+            let (got, p95) = of(Target::Balanced);
             assert!(got >= goodput, "{name} at {loss}: {got:.3}");
-            assert!(o.p95 <= queue, "{name} at {loss}: {} ms", o.p95);
-            let o = run(&s, Params::of(Target::Latency));
-            let got = o.used * PAYLOAD;
-            // The watch for others takes a random loss for a sign of them now and then.
-            let least = if loss > 0.0 { 0.84 } else { 0.85 };
-            assert!(got >= least, "{name} at {loss}: {got:.3}");
-            assert!(o.p95 <= latency, "{name} at {loss}: {} ms", o.p95);
+            assert!(p95 <= queue, "{name} at {loss}: {p95} ms");
+            let (got, p95) = of(Target::Latency);
+            assert!(got >= 0.85, "{name} at {loss}: {got:.3}");
+            assert!(p95 <= latency, "{name} at {loss}: {p95} ms");
         }
     }
 }
