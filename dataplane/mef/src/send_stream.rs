@@ -274,7 +274,8 @@ impl SendStream {
     /// Bytes `[offset, offset + len)` were declared lost for the `generation`-th time (0 if that is not known to be the path's doing).
     pub fn on_lost(&mut self, offset: u64, len: u64, generation: u8) {
         let start = offset.max(self.una);
-        let end = offset + len;
+        // The number may have been that of another flow, whose packets are no concern of this one.
+        let end = (offset + len).min(self.next);
         let missing: Vec<(u64, u64)> = self.acked.gaps(start, end).collect();
         for (s, e) in missing {
             if s < e {
