@@ -492,7 +492,9 @@ impl AutoRate {
     fn watch_others(&mut self, now: Instant, at: f64) -> bool {
         let random = self.reports.random_loss();
         let queue = self.base.above_floor(self.reports.least_delay(0.03));
-        let lost = if random < NO_LOSS {
+        // Some seconds without a loss do not make a lossy line one whose every loss is an overflow.
+        let clean = self.reports.mean_loss() < NO_LOSS || !self.compete.varies();
+        let lost = if random < NO_LOSS && clean {
             self.reports.newly_lost() > 0.5 * FRAME
         } else {
             let excess = if self.compete.varies() { OVERFLOW } else { 0.0 };

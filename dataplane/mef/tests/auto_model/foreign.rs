@@ -130,7 +130,7 @@ impl Sender {
                 } else {
                     2.0 * bdp
                 };
-                let rate = if bw == 0.0 { 0.5 } else { gain * bw };
+                let rate = if bw == 0.0 { 0.5 } else { 0.99 * gain * bw };
                 self.tokens = (self.tokens + rate).min(rate + 2.0);
                 let room = (cwnd.max(4.0) - self.inflight).max(0.0);
                 let n = self.tokens.min(room).floor();
@@ -287,7 +287,16 @@ impl Sender {
                     self.drain = false;
                     self.cycle_at = t;
                 }
-                if !self.startup && !self.drain && t - self.cycle_at > self.rtt_min.0 {
+                // Probing goes on until it fills the pipe or loses, draining until the pipe is no more
+                // than full.
+                let past = t - self.cycle_at > self.rtt_min.0;
+                let bdp = self.bandwidth() * self.rtt_min.0;
+                let next = match self.cycle {
+                    0 => past && (s.lost > 0 || self.inflight >= 1.25 * bdp),
+                    1 => past || self.inflight <= bdp,
+                    _ => past,
+                };
+                if !self.startup && !self.drain && next {
                     self.cycle = (self.cycle + 1) % 8;
                     self.cycle_at = t;
                 }
