@@ -68,6 +68,7 @@ fn main() {
         from: seconds / 2.0,
         ack_ms: (rtt as usize / 8).clamp(5, 10),
         foreign,
+        quiet: 0.0,
         seed: seed as u64,
     };
     let o = run(&setup, Params::of(Target::Balanced));

@@ -53,6 +53,7 @@ fn one(line: Line, case: &[(String, f64)], seconds: f64) -> Option<(f64, f64, f6
         from: 5.0,
         ack_ms: 10,
         foreign: Vec::new(),
+        quiet: 0.0,
         seed: 0,
     };
     for (key, value) in case {

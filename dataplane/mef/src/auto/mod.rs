@@ -427,6 +427,9 @@ impl AutoRate {
                 let queue = self.recent_queue(0.03);
                 if self.mu > 1.25 * self.peak.1 {
                     self.peak = (now, self.mu);
+                } else if self.is_idle() {
+                    // What is not sent cannot show how much would arrive.
+                    self.peak.0 = now;
                 }
                 let full = now.since(self.peak.0).as_secs_f64() > 2.5 * self.lag.max(0.06);
                 if queue > START_QUEUE || overflows || (full && !self.is_idle()) {

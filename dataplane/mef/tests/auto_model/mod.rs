@@ -74,6 +74,8 @@ pub struct Setup {
     /// How long the receiver waits for company before it reports.
     pub ack_ms: usize,
     pub foreign: Vec<Foreign>,
+    /// Seconds before there is anything to send; until then a packet keeps the link up now and then.
+    pub quiet: f64,
     /// Of the random choices.
     pub seed: u64,
 }
@@ -203,6 +205,9 @@ pub fn run(s: &Setup, p: Params) -> Outcome {
         auto.poll(now, sent);
         let rate = auto.rate().bytes_per_second() / 1e3;
         tokens = (tokens + rate).min(rate + BYTES);
+        if (t as f64) < s.quiet * 1e3 {
+            tokens = if t % 250 == 0 { 0.0 } else { -1.0 };
+        }
         // Who has how many packets in this millisecond; they enter the queue in random order.
         let mut waiting = vec![0u32; flows];
         while tokens >= 0.0 {
