@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! cargo run --release -p mef-protocol --example auto_frontier -- \
-//!     topologies/traces/synthetic-lte-slow.trace quantile=0.6,0.7,0.8,0.9 loss=0,0.01
+//!     topologies/traces/synthetic-lte-slow.trace tail=0.1,0.15,0.2,0.3 loss=0,0.01
 //! ```
 //!
 //! `windows=14` measures as many windows of 40 s instead, the traces rotated from one to the next,
 //! and prints their mean over all traces: 40 s of one trace are chance.
 //!
-//! Keys: `quantile`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
+//! Keys: `least`, `most`, `tail`, `tail_age`, `small`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
 //! A figure is payload as a share of the trace, its queue's median and 95th percentile in ms.
 
 #[path = "../tests/auto_model/mod.rs"]
@@ -23,12 +23,16 @@ const PAYLOAD: f64 = 1416.0;
 
 fn set(p: &mut Params, s: &mut Setup, key: &str, value: f64) -> bool {
     match key {
-        "quantile" => p.quantile = value,
+        "least" => p.varying.least = value,
+        "most" => p.varying.most = value,
+        "tail" => p.varying.tail = value,
+        "small" => p.varying.small = value,
+        "tail_age" => p.varying.tail_age = value,
         "window" => p.window = value,
         "delta" => p.delta = value,
         "queue" => p.queue = value,
         "grow" => p.grow = value,
-        "memory" => p.memory = value,
+        "memory" => p.varying.memory = value,
         "loss" => s.loss = value,
         "seed" => s.seed = value as u64,
         "from" => s.from = value,
@@ -75,7 +79,7 @@ fn mean(traces: &[Line], case: &[(String, f64)], n: usize) -> Option<(f64, f64, 
                 let by = i * t.len() / n.max(1);
                 t.rotate_left(by);
             }
-            let o = one(line, case, 45.0)?;
+            let o = one(line, case, 125.0)?;
             sum = (sum.0 + o.0, sum.1 + o.1, sum.2 + o.2);
         }
     }

@@ -231,8 +231,8 @@ pub(super) struct Seen {
     pub lost: bool,
     /// The hosts send as much as they may.
     pub busy: bool,
-    /// What came as a multiple of what was foretold.
-    pub factor: f64,
+    /// The line varies by itself, as it seems.
+    pub varies: bool,
     /// Share lost of late beyond what is lost at random.
     pub loss: f64,
     /// So much is lost that more in flight only makes more losses.
@@ -334,7 +334,7 @@ impl Compete {
         self.crowd = self.crowd * keep + (1.0 - keep) * more;
         let keep = (-time / LONG_MEMORY).exp();
         self.long_crowd = self.long_crowd * keep + (1.0 - keep) * more;
-        if seen.factor >= super::STEADY {
+        if seen.varies {
             self.varied = Some(seen.now);
         }
         self.varies = self.varied.is_some_and(|t| seen.now.since(t) < VARYING);

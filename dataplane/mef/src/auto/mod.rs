@@ -17,7 +17,7 @@
 //! rate = mu + (mu * (D * F + q) - inflight) / delta
 //! ```
 //!
-//! F is a quantile of what came within D as a multiple of mu * D, over the last 20 s.
+//! F comes from what came within D as a multiple of mu * D in the past (`forecast.rs`).
 //! On a steady line it is 1, and the queue is q; on a mobile line it grows to what
 //! the variations of this very line ask for, as in Sprout (Winstein, Sivaraman,
 //! Balakrishnan, 2013), but without a model of the line.
@@ -29,6 +29,7 @@
 
 mod base;
 mod compete;
+mod forecast;
 mod reports;
 mod target;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod tests;
 
 use base::Base;
 use compete::{Compete, Seen};
+use forecast::Forecast;
 use mef_packet::time::Duration;
 use mef_packet::{BitRate, Instant};
 use reports::{Point, Reports};
@@ -62,13 +64,9 @@ const SHORT: f64 = 0.15;
 /// queue is others'.
 const SAME_OVERFLOW: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(20);
-/// The wanted amount in flight is at most this multiple of what the rate alone foretells.
-const MAX_FORECAST: f64 = 3.0;
-const FORECAST_INTERVAL: f64 = 0.02;
-/// A line on which so little more than foretold comes does not vary by itself.
-const STEADY: f64 = 1.2;
-/// Quantile of the forecasts that tells whether a line varies by itself.
-const VARIATION: f64 = 0.83;
+/// A varying line grows in time, not per round trip: by this factor in `GROWTH_TIME` seconds.
+const LEAST_GROWTH: f64 = 1.5;
+const GROWTH_TIME: f64 = 0.2;
 /// A base not seen for this share of what is remembered is looked for by draining.
 const STALE_BASE: f64 = 0.6;
 /// Random loss below which every loss counts as one of a full queue.
@@ -169,10 +167,7 @@ pub struct AutoRate {
     lag: f64,
     queue: f64,
     reported: Instant,
-    /// When F was computed, seconds of the receiver's clock, and F.
-    factor: (f64, f64),
-    /// The same of one quantile for all targets: whether the line varies by itself.
-    variation: f64,
+    forecast: Forecast,
     /// What could have been sent and was, decaying: whether there is anything to send.
     updated: Instant,
     allowed: f64,
@@ -221,8 +216,7 @@ impl AutoRate {
             lag: rtt,
             queue: 0.0,
             reported: now,
-            factor: (f64::NEG_INFINITY, 1.0),
-            variation: 1.0,
+            forecast: Forecast::default(),
             updated: now,
             allowed: 0.0,
             used: 0.0,
@@ -297,7 +291,7 @@ impl AutoRate {
         self.queue = 0.0;
         self.lag = rtt.as_secs_f64();
         self.rtt = self.lag.max(0.001);
-        self.factor.0 = f64::NEG_INFINITY;
+        self.forecast.clear();
         self.compete = Compete::default();
         self.asked = None;
         self.drained = None;
@@ -359,7 +353,9 @@ impl AutoRate {
         let tells =
             !idle && self.state != State::Starting && self.recent_queue(window) > 2.0 * NO_QUEUE;
         self.reports.foretell(if tells { measured } else { 0.0 });
-        self.forecast(at);
+        let shared = self.compete.overflows(now);
+        self.forecast
+            .update(&self.reports, self.lag, shared, &self.params);
         self.change_state(now);
         self.steer(now, sent);
     }
@@ -380,7 +376,7 @@ impl AutoRate {
 
     /// The line varies by itself, and nobody is seen to fill its queue.
     fn is_mobile(&self, now: Instant) -> bool {
-        self.variation >= STEADY && !self.compete.overflows(now)
+        self.forecast.varies() && !self.compete.overflows(now)
     }
 
     /// Less was sent than could have been: the hosts have no more.
@@ -419,7 +415,7 @@ impl AutoRate {
             };
         }
         let again = self.overflowed.1.is_some_and(|t| now.since(t) < AGAIN);
-        if overflows && (again || self.variation < STEADY) {
+        if overflows && (again || !self.forecast.varies()) {
             self.careful_until = now + CAREFUL;
         }
         match self.state {
@@ -517,7 +513,7 @@ impl AutoRate {
                     + 0.005,
             lost,
             busy: !self.is_idle(),
-            factor: self.variation,
+            varies: self.forecast.varies(),
             loss: (self.reports.mean_loss() - random).max(0.0),
             wasteful: self.reports.loses_more((self.lag + queue).max(0.1), WASTE),
         };
@@ -558,17 +554,18 @@ impl AutoRate {
     }
 
     fn wanted_queue(&self) -> f64 {
-        self.params.queue + self.lag * (self.factor.1 - 1.0)
+        self.params.queue + self.lag * (self.forecast.factor() - 1.0)
     }
 
-    /// F: how much more than the rate foretells may come, for the wanted share of the time. It
-    /// changes over seconds and is not computed for every report.
-    fn forecast(&mut self, at: f64) {
-        if at - self.factor.0 >= FORECAST_INTERVAL {
-            self.reports.judge(self.lag, self.params.memory);
-            let f = self.reports.ratio_quantile(self.params.quantile);
-            self.factor = (at, f.unwrap_or(1.0).clamp(1.0, MAX_FORECAST));
-            self.variation = self.reports.ratio_quantile(VARIATION).unwrap_or(1.0);
+    /// The factor on the delivery rate while there is no queue.
+    fn growth(&self, mobile: bool) -> f64 {
+        let most = self.params.grow;
+        if mobile {
+            most.powf(self.lag / GROWTH_TIME)
+                .min(most)
+                .max(LEAST_GROWTH)
+        } else {
+            most
         }
     }
 
@@ -602,21 +599,23 @@ impl AutoRate {
                     let rate = mu + (wanted - inflight) / (lag + self.queue);
                     rate.clamp(0.5 * mu, 1.5 * mu)
                 } else {
-                    let forecast = lag * self.factor.1 + p.queue;
+                    let forecast = lag * self.forecast.factor() + p.queue;
                     let excess = mu * forecast - inflight;
                     let mut rate = mu + excess / p.delta;
-                    let short = if self.is_mobile(now) {
+                    let mobile = self.is_mobile(now);
+                    let grow = self.growth(mobile);
+                    let short = if mobile {
                         NO_QUEUE.max(SHORT * self.wanted_queue())
                     } else {
                         NO_QUEUE
                     };
                     if self.recent_queue(0.03) < short {
-                        rate = rate.max(p.grow * mu);
+                        rate = rate.max(grow * mu);
                     }
                     let most = if now < self.careful_until {
                         CAREFUL_GROWTH
                     } else {
-                        p.grow
+                        grow
                     };
                     rate.min(most * mu)
                 }

@@ -1,5 +1,4 @@
-//! What the receiver's reports say of the line: how fast it delivers, what it loses, and
-//! how far past rates would have foretold what came after them.
+//! What the receiver's reports say of the line: how fast it delivers and what it loses.
 
 use std::collections::VecDeque;
 
@@ -23,9 +22,6 @@ pub(super) struct Point {
 /// Seconds of reports that are kept, and how many at most.
 const KEEP: f64 = 3.0;
 const MAX_POINTS: usize = 2048;
-/// Comparisons of a forecast with what came: fewer say nothing, more are not kept.
-const ENOUGH: usize = 8;
-const MAX_RATIOS: usize = 4096;
 /// Bytes that tell a loss rate, and how many such samples are remembered.
 const LOSS_BYTES: f64 = 300e3;
 const LOSS_SAMPLES: usize = 16;
@@ -46,11 +42,6 @@ const ASK_AGAIN: f64 = 8.0;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reports {
     points: VecDeque<Point>,
-    /// When, and what came as a multiple of what the rate foretold.
-    ratios: VecDeque<(f64, f64)>,
-    sorted: Vec<f64>,
-    /// Time of the newest point whose forecast has been compared.
-    judged: f64,
     /// Loss of the last pieces of `LOSS_BYTES`, and where the present piece began.
     losses: VecDeque<f64>,
     piece: Option<Point>,
@@ -63,6 +54,11 @@ pub(super) struct Reports {
 impl Reports {
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Oldest first.
+    pub fn points(&self) -> &VecDeque<Point> {
+        &self.points
     }
 
     pub fn last(&self) -> Option<&Point> {
@@ -172,7 +168,7 @@ impl Reports {
     }
 
     /// Bytes delivered by `at`; between two reports as if at a constant rate.
-    fn delivered_at(&self, at: f64) -> f64 {
+    pub fn delivered_at(&self, at: f64) -> f64 {
         let i = self.points.partition_point(|p| p.at <= at);
         let before = i.checked_sub(1).and_then(|i| self.points.get(i));
         match (before, self.points.get(i)) {
@@ -230,42 +226,5 @@ impl Reports {
         };
         let middle = last.at - window / 2.0;
         half(last.at - window, middle) == Some(true) && half(middle, last.at) == Some(true)
-    }
-
-    /// Compares, for every point old enough, what came within `horizon` seconds with what its rate
-    /// foretold, and forgets comparisons older than `memory` seconds.
-    pub fn judge(&mut self, horizon: f64, memory: f64) {
-        let Some(now) = self.points.back().map(|p| p.at) else {
-            return;
-        };
-        let mut i = self.points.partition_point(|p| p.at <= self.judged);
-        while let Some(p) = self.points.get(i).copied() {
-            if p.at + horizon > now {
-                break;
-            }
-            self.judged = p.at;
-            i += 1;
-            if p.rate > 0.0 {
-                let came = self.delivered_at(p.at + horizon) - p.delivered;
-                self.ratios.push_back((p.at, came / (p.rate * horizon)));
-            }
-        }
-        while self.ratios.len() > MAX_RATIOS
-            || self.ratios.front().is_some_and(|r| now - r.0 > memory)
-        {
-            self.ratios.pop_front();
-        }
-    }
-
-    /// Of the past forecasts, the share `q` lay below this multiple of what the rate foretold.
-    pub fn ratio_quantile(&mut self, q: f64) -> Option<f64> {
-        if self.ratios.len() < ENOUGH {
-            return None;
-        }
-        self.sorted.clear();
-        self.sorted.extend(self.ratios.iter().map(|r| r.1));
-        let k = ((self.sorted.len() - 1) as f64 * q) as usize;
-        let (_, v, _) = self.sorted.select_nth_unstable_by(k, f64::total_cmp);
-        Some(*v)
     }
 }
