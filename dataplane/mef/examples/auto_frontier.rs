@@ -9,7 +9,7 @@
 //! `windows=14` measures as many windows of 40 s instead, the traces rotated from one to the next,
 //! and prints their mean over all traces: 40 s of one trace are chance.
 //!
-//! Keys: `least`, `most`, `tail`, `tail_age`, `small`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
+//! Keys: `target` (0 latency, 1 balanced, 2 throughput), `least`, `most`, `tail`, `tail_age`, `small`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
 //! A figure is payload as a share of the trace, its queue's median and 95th percentile in ms.
 
 #[path = "../tests/auto_model/mod.rs"]
@@ -45,7 +45,12 @@ fn set(p: &mut Params, s: &mut Setup, key: &str, value: f64) -> bool {
 
 /// Goodput as a share of the line, median and 95th percentile of the queue in ms.
 fn one(line: Line, case: &[(String, f64)], seconds: f64) -> Option<(f64, f64, f64)> {
-    let mut p = Params::of(Target::Balanced);
+    let target = case.iter().find(|c| c.0 == "target").map_or(1.0, |c| c.1);
+    let mut p = Params::of(match target as usize {
+        0 => Target::Latency,
+        1 => Target::Balanced,
+        _ => Target::Throughput,
+    });
     let mut s = Setup {
         line,
         forward: 100,
@@ -61,7 +66,7 @@ fn one(line: Line, case: &[(String, f64)], seconds: f64) -> Option<(f64, f64, f6
         seed: 0,
     };
     for (key, value) in case {
-        if key != "windows" && !set(&mut p, &mut s, key, *value) {
+        if key != "windows" && key != "target" && !set(&mut p, &mut s, key, *value) {
             return None;
         }
     }
