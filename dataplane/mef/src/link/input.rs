@@ -377,6 +377,7 @@ impl Link {
             self.gone.clear();
             self.quiet.clear();
             self.spanned.clear();
+            self.torn = Default::default();
             self.stream_sent = 0;
             self.stream_credit = 0;
             self.consumed = 0;
@@ -433,6 +434,7 @@ impl Link {
         if !self.quiet.is_empty() {
             self.open_spans(now);
         }
+        self.open_middles(now);
         // One at a time: each takes about as long as the line's credit lasts.
         for id in &self.spanned {
             let Some(f) = self.flows.get_mut(id) else {

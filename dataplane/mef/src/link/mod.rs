@@ -31,6 +31,7 @@ mod datagram;
 mod direct;
 mod heard;
 mod input;
+mod middle;
 mod output;
 mod path;
 mod recovery;
@@ -150,6 +151,8 @@ pub struct Link {
     quiet: BTreeSet<u32>,
     /// Encoding or decoding took about as long as the line's credit lasts since this was last asked.
     took_long: bool,
+    /// Flows of which a stretch is torn, by when it is looked at.
+    torn: middle::Torn,
     /// Flows with open spans.
     spanned: BTreeSet<u32>,
     sent_bytes: u64,
@@ -227,6 +230,7 @@ impl Link {
             next_fragment: 0,
             quiet: BTreeSet::new(),
             took_long: false,
+            torn: middle::Torn::default(),
             spanned: BTreeSet::new(),
             sent_bytes: 0,
             stream_sent: 0,

@@ -449,6 +449,7 @@ impl Link {
         at = at.min(self.guard.next_at());
         at = at.min(self.steer_at());
         at = at.min(self.control.due(!self.probing));
+        at = at.min(self.torn.due());
         let gap: Duration = self.span_gap();
         for id in &self.quiet {
             if let Some(t) = self.flows.get(id).and_then(|f| f.send.span_due(gap)) {

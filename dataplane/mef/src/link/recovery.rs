@@ -168,11 +168,16 @@ impl Link {
                     len,
                     generation,
                 } => {
+                    let mut torn = false;
                     if let Some(f) = self.flows.get_mut(&flow) {
                         // Only a loss that the path is known to have caused counts towards sending twice.
                         let generation = generation.saturating_add(u8::from(!fate.unheard));
-                        f.send.on_lost(offset, u64::from(len), generation);
+                        f.send.on_lost(now, offset, u64::from(len), generation);
+                        torn |= f.send.torn_since() == Some(now);
                         self.activated.push((SendKey::Stream(flow), f.weight));
+                    }
+                    if torn {
+                        self.note_torn(now, flow);
                     }
                 }
                 Carried::Repair { flow, base } => {
