@@ -5,7 +5,8 @@
 //! that one is in debt, so that the others use the line meanwhile.
 //!
 //! What leaves in the clear beside the links waits in queues of the line's own and
-//! takes part like any other flow.
+//! takes part like any other flow. Several users of a line of unknown capacity have a
+//! [common rate](crate::auto) beside that.
 //!
 //! ```text
 //!   links: streams, datagrams --\
@@ -18,6 +19,7 @@ use core::time::Duration;
 use mef_packet::{BitRate, Bytes, Instant};
 
 use crate::aqm::{FlowQueues, Limits, Queued};
+use crate::auto::users::Users;
 use crate::bucket::LineBudget;
 use crate::chunks::ChunkPool;
 use crate::classes::{Class, ClassScheduler};
@@ -89,6 +91,9 @@ pub struct Line<T = ()> {
     unfinished: Option<(Class, Turn)>,
     /// By link.
     limits: Vec<Option<Limit>>,
+    /// On a line of unknown capacity, and the rate that the queues in the clear are sized for.
+    users: Users,
+    sized: BitRate,
     /// The links were asked for news and control at this time, and have no more.
     asked: Option<Instant>,
 }
@@ -106,6 +111,8 @@ impl<T: Queued> Line<T> {
             frame_overhead: ETHERNET,
             unfinished: None,
             limits: Vec::new(),
+            users: Users::default(),
+            sized: capacity,
             asked: None,
         }
     }
@@ -181,12 +188,13 @@ impl<T: Queued> Line<T> {
         self.scheduler.is_empty()
             && self.unfinished.is_none()
             && self.budget.next_at(now) <= now
+            && self.users.next_at(now) <= now
             && limit.is_none_or(|l| l.parked.is_empty() && l.budget.next_at(now) <= now)
     }
 
     /// Charges what the link in this place sent because the line [was free](Self::is_free).
     pub fn charge_link(&mut self, now: Instant, place: usize, bytes: u64) {
-        self.pay(now, place, bytes);
+        self.pay(now, place, bytes, true);
     }
 
     pub fn capacity(&self) -> BitRate {
@@ -200,11 +208,21 @@ impl<T: Queued> Line<T> {
     pub fn charge(&mut self, now: Instant, bytes: u64) {
         self.spent.0 += bytes;
         self.budget.charge(now, Bytes(bytes));
+        self.users.charge(now, bytes);
+    }
+    /// The same for what goes to a host on the line, which counts as a packet in the clear.
+    pub fn charge_plain(&mut self, now: Instant, bytes: u64) {
+        self.charge(now, bytes);
+        self.users.sent_plain(now, bytes);
     }
 
     fn take_news<E: LinkEnd>(&mut self, now: Instant, ends: &mut [E]) {
         if self.limits.len() < ends.len() {
             self.limits.resize_with(ends.len(), || None);
+        }
+        let common = self.users.look(now, ends, self.interval);
+        if let Some(rate) = common {
+            self.size_plain(rate);
         }
         for (i, end) in ends.iter_mut().enumerate() {
             while let Some((key, weight, class)) = end.link_mut().poll_activated() {
@@ -213,7 +231,11 @@ impl<T: Queued> Line<T> {
             let Some(limit) = self.limits.get_mut(i) else {
                 continue;
             };
-            let rate = end.link().rate_limit();
+            self.users.tell(now, i, end);
+            let rate = match common {
+                Some(_) => end.link().known_limit(),
+                None => end.link().rate_limit(),
+            };
             if rate < self.capacity {
                 let rate = rate.scale(UTILISATION);
                 match limit {
@@ -241,6 +263,15 @@ impl<T: Queued> Line<T> {
                     }
                 }
             }
+        }
+    }
+
+    /// Queues in the clear are those of a line of this rate, if it is another one by a quarter.
+    fn size_plain(&mut self, rate: BitRate) {
+        if rate > self.sized.scale(1.25) || rate < self.sized.scale(0.8) {
+            self.sized = rate;
+            self.plain
+                .set_limits(Limits::new(rate, PLAIN_RTT, PLAIN_MEMORY));
         }
     }
 
@@ -279,11 +310,14 @@ impl<T: Queued> Line<T> {
                     continue;
                 };
                 if let Some(packed) = end.link_mut().poll_control(now, number, out) {
-                    self.pay(now, i, packed.line_bytes);
+                    self.pay(now, i, packed.line_bytes, false);
                     return Some(Departure::Link(i, packed));
                 }
             }
             self.asked = Some(now);
+        }
+        if self.users.next_at(now) > now {
+            return None;
         }
         if let Some((class, (i, key))) = self.unfinished.take() {
             if let Some(packed) = self.pack(now, class, i, key, ends, pool, out) {
@@ -310,6 +344,7 @@ impl<T: Queued> Line<T> {
             }
         }
         self.budget.idle();
+        self.users.idle();
         None
     }
 
@@ -327,6 +362,7 @@ impl<T: Queued> Line<T> {
     ) -> Option<Packed> {
         let packed = ends.get_mut(link).and_then(|end| {
             let number = end.next_number()?;
+            self.users.tell(now, link, end);
             end.link_mut().poll_flow(now, number, key, pool, out)
         });
         let Some(packed) = packed else {
@@ -340,7 +376,7 @@ impl<T: Queued> Line<T> {
         } else {
             self.scheduler.charge_last(class, (link, key), bytes);
         }
-        self.pay(now, link, packed.line_bytes);
+        self.pay(now, link, packed.line_bytes, true);
         if packed.more {
             self.unfinished = Some((class, (link, key)));
         }
@@ -359,14 +395,13 @@ impl<T: Queued> Line<T> {
         };
         let bytes = Bytes(packet.size() as u64 + u64::from(self.frame_overhead));
         self.scheduler.charge(class, turn, bytes);
-        self.spent.0 += bytes.0;
-        self.budget.charge(now, bytes);
+        self.charge_plain(now, bytes.0);
         Some((packet, waited))
     }
 
-    fn pay(&mut self, now: Instant, link: usize, bytes: u64) {
-        self.spent.0 += bytes;
-        self.budget.charge(now, Bytes(bytes));
+    fn pay(&mut self, now: Instant, link: usize, bytes: u64, data: bool) {
+        self.charge(now, bytes);
+        self.users.sent(now, link, bytes, data);
         if let Some(Some(l)) = self.limits.get_mut(link) {
             l.spent.0 += bytes;
             l.budget.charge(now, Bytes(bytes));
@@ -377,9 +412,10 @@ impl<T: Queued> Line<T> {
     pub fn poll_timeout<E: LinkEnd>(&mut self, now: Instant, ends: &[E]) -> Instant {
         let ready = self.budget.next_at(now);
         if !self.scheduler.is_empty() {
-            return ready;
+            return ready.max(self.users.next_at(now));
         }
         self.budget.idle();
+        self.users.idle();
         let mut at = Instant::FAR_FUTURE;
         for l in self
             .limits

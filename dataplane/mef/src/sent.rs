@@ -35,6 +35,8 @@ struct SentPacket {
     carried: CarriedSet,
     /// Line bytes sent in this session up to and including this packet.
     sent_bytes: u64,
+    /// What others had sent on the line by then, modulo 2^32.
+    beside: u32,
     /// IP packet size.
     size: u16,
     state: State,
@@ -98,6 +100,7 @@ pub struct SentLedger {
     /// First packet number whose fate [`settle`](Self::settle) has not reported.
     unsettled: u64,
     oldest_in_flight: Option<Instant>,
+    beside: u32,
     /// Added to what is waited for an answer, where queues come and go faster than the RTT's estimate.
     patience: Duration,
 }
@@ -115,6 +118,7 @@ impl Default for SentLedger {
             scan: 0,
             unsettled: 0,
             oldest_in_flight: None,
+            beside: 0,
             patience: Duration::ZERO,
         }
     }
@@ -145,6 +149,7 @@ impl SentLedger {
                 at: now,
                 carried: CarriedSet::NOTHING,
                 sent_bytes,
+                beside: self.beside,
                 size: 0,
                 state: State::Acked,
                 telling: false,
@@ -165,6 +170,7 @@ impl SentLedger {
             telling: elicits && !carried.is_probe(),
             carried,
             sent_bytes,
+            beside: self.beside,
             size,
             state,
         });
@@ -193,6 +199,16 @@ impl SentLedger {
     /// Waits `patience` longer for an answer before silence counts as loss.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+    /// What others have sent on the line, bytes modulo 2^32: it is noted with every packet that leaves from here on.
+    pub fn set_beside(&mut self, bytes: u32) {
+        self.beside = bytes;
+    }
+    /// What others had sent when packet `number` left, as it was [set](Self::set_beside), or by now where it has not
+    /// left yet; `None` where it is no longer on record.
+    pub fn beside(&self, number: u64) -> Option<u32> {
+        let i = usize::try_from(number.checked_sub(self.floor)?).ok()?;
+        Some(self.packets.get(i).map_or(self.beside, |p| p.beside))
     }
     /// When packet `number` left and the line bytes sent up to and including it, if it is still on record.
     pub fn mark(&self, number: u64) -> Option<(Instant, u64)> {

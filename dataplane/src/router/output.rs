@@ -202,7 +202,8 @@ impl<P: Port> Router<P> {
         let line = self.ports.get(usize::from(port.0)).and_then(|p| p.line);
         if let Some(l) = line.and_then(|l| self.lines.get_mut(l)) {
             // A host on a line: its window paces it, what it gets is the line's all the same.
-            l.line.charge(now, bytes.len() as u64 + u64::from(ETHERNET));
+            l.line
+                .charge_plain(now, bytes.len() as u64 + u64::from(ETHERNET));
         }
         self.send_ip(now, port, next_hop, Packet { buf, meta });
     }

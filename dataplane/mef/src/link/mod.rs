@@ -24,6 +24,7 @@
 //! ```
 
 mod auto;
+mod beside;
 mod commands;
 mod control;
 mod credit;
@@ -287,13 +288,17 @@ impl Link {
     }
     /// Rate that the link may use: what the guard leaves of the configured capacity, or the peer's downlink.
     pub fn rate_limit(&self) -> BitRate {
+        let known = self.known_limit();
+        self.estimated_rate().map_or(known, |rate| rate.min(known))
+    }
+    /// The same without what the link found its line to carry.
+    pub(crate) fn known_limit(&self) -> BitRate {
         let down = match self.narrower_downlink() {
             // Other workers use the rest.
             Some(down) => down.scale(self.share),
             None => self.config.line_up,
         };
-        let known = self.guard.rate().min(down);
-        self.estimated_rate().map_or(known, |rate| rate.min(known))
+        self.guard.rate().min(down)
     }
     /// The peer's downlink, where it is narrower than the line up.
     pub fn narrower_downlink(&self) -> Option<BitRate> {

@@ -120,7 +120,7 @@ impl Link {
         }
         let elicits = carried.count > 0;
         if elicits {
-            b.flag(FLAG_ELICITS_ACK);
+            b.flag(self.control_flags());
         }
         let inner_len = b.finish();
         let packed = self.account(now, number, inner_len, carried.set(), elicits);
