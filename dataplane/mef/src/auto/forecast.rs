@@ -14,7 +14,7 @@ use super::Params;
 /// F is at most this.
 const MOST: f64 = 3.0;
 /// It changes over seconds and is not computed for every report, seconds.
-const INTERVAL: f64 = 0.05;
+const INTERVAL: f64 = 0.02;
 /// A line on which so little more than foretold comes, at this quantile, does not vary by itself.
 const STEADY: f64 = 1.2;
 const VARIATION: f64 = 0.83;
