@@ -70,10 +70,6 @@ pub struct Acked {
     pub sample: Option<(Instant, u64)>,
 }
 
-/// How often a packet is remembered beyond its record, and for how long.
-const MARK_EVERY: Duration = Duration::from_millis(10);
-const MARK_KEEP: Duration = Duration::from_secs(5);
-
 /// What an acknowledgement is read with.
 struct Reading<'a> {
     now: Instant,
@@ -105,11 +101,6 @@ pub struct SentLedger {
     unsettled: u64,
     oldest_in_flight: Option<Instant>,
     beside: u32,
-    /// A packet now and then, for longer than its record stays: its number, when it left, line bytes up to it.
-    marks: VecDeque<(u64, Instant, u64)>,
-    next_mark: Instant,
-    /// The largest number acknowledged so far, and one: 0 before the first.
-    heard: u64,
     /// Added to what is waited for an answer, where queues come and go faster than the RTT's estimate.
     patience: Duration,
 }
@@ -129,9 +120,6 @@ impl Default for SentLedger {
             oldest_in_flight: None,
             beside: 0,
             patience: Duration::ZERO,
-            marks: VecDeque::new(),
-            next_mark: Instant::ZERO,
-            heard: 0,
         }
     }
 }
@@ -167,9 +155,6 @@ impl SentLedger {
                 telling: false,
             });
         }
-        if elicits && now >= self.next_mark {
-            self.mark_sent(now, number, sent_bytes);
-        }
         let state = if elicits {
             State::InFlight
         } else {
@@ -189,25 +174,6 @@ impl SentLedger {
             size,
             state,
         });
-    }
-
-    #[cold]
-    fn mark_sent(&mut self, now: Instant, number: u64, sent_bytes: u64) {
-        self.next_mark = now + MARK_EVERY;
-        self.marks.push_back((number, now, sent_bytes));
-        while self.marks.front().is_some_and(|m| m.1 + MARK_KEEP < now) {
-            self.marks.pop_front();
-        }
-    }
-
-    /// A packet arrived that had been given up and forgotten: the path has become longer than all that was
-    /// waited for. About when it left, and the line bytes up to it.
-    fn arrived_late(&self, number: u64) -> Option<(Instant, u64)> {
-        let i = self.marks.partition_point(|m| m.0 <= number);
-        let (_, at, bytes) = *self.marks.get(i.checked_sub(1)?)?;
-        (self.heard..self.floor)
-            .contains(&number)
-            .then_some((at, bytes))
     }
 
     /// Packets in flight that elicit an acknowledgement.
@@ -357,13 +323,7 @@ impl SentLedger {
                 }
             }
         }
-        let mut acked = r.acked;
-        if acked.packets == 0 && acked.sample.is_none() {
-            acked.sample = self.arrived_late(largest);
-            acked.packets = usize::from(acked.sample.is_some());
-        }
-        self.heard = self.heard.max(largest + 1);
-        Some(acked)
+        Some(r.acked)
     }
 
     /// Declares lost what the reordering window and, in the absence of newer
@@ -501,42 +461,6 @@ mod tests {
         r.sample(Duration::from_millis(100));
         r
     }
-    /// Nothing is settled while the estimate is wrong, and the estimate is only mended by what is settled.
-    #[test]
-    fn a_path_that_becomes_much_longer_is_learned_from_packets_given_up_long_ago() {
-        let mut l = SentLedger::default();
-        let (mut rtt, mut out) = (Rtt::default(), Vec::new());
-        rtt.sample(Duration::from_millis(20));
-        let (mut numbers, mut arrived) = (0u64, 0);
-        for t in 0..4000u64 {
-            let now = Instant::from_millis(10_000 + t);
-            if t % 5 == 0 {
-                l.sent(now, numbers, 200, 200 * (numbers + 1), data(numbers), true);
-                numbers += 1;
-            }
-            // 300 ms for all packets, each acknowledged by itself.
-            if t >= 300 && t % 5 == 0 {
-                let run = [1u8];
-                let acked = l
-                    .on_ack(now, arrived, &Received::Runs(&run), LARGE, &mut out)
-                    .unwrap();
-                if let Some((at, _)) = acked.sample {
-                    rtt.sample(now.since(at));
-                }
-                arrived += 1;
-            }
-            l.detect_lost(now, &rtt, &mut out);
-            l.forget(now, &rtt);
-        }
-        let off = rtt.smoothed().abs_diff(Duration::from_millis(300));
-        assert!(off < Duration::from_millis(20), "{:?}", rtt.smoothed());
-        out.clear();
-        l.detect_lost(Instant::from_millis(14_000), &rtt, &mut out);
-        assert!(out.is_empty());
-        // A late packet is counted once.
-        assert!(l.marks.len() < 600, "{}", l.marks.len());
-    }
-
     fn data(offset: u64) -> CarriedSet {
         CarriedSet::one(Carried::Data {
             flow: 1,
