@@ -6,10 +6,10 @@
 //!     topologies/traces/synthetic-lte-slow.trace tail=0.1,0.15,0.2,0.3 loss=0,0.01
 //! ```
 //!
-//! `windows=14` measures as many windows of 40 s instead, the traces rotated from one to the next,
-//! and prints their mean over all traces: 40 s of one trace are chance.
+//! `windows=14` measures as many windows of 120 s instead, the traces rotated from one to the next,
+//! and prints their mean over all traces: one window is chance.
 //!
-//! Keys: `target` (0 latency, 1 balanced, 2 throughput), `least`, `most`, `tail`, `tail_age`, `small`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
+//! Keys: `target` (0 latency, 1 balanced, 2 throughput), `quantile` (where the line does not vary), `least`, `most`, `tail`, `tail_age`, `small`, `window`, `delta`, `queue`, `grow`, `memory` (see `Params`), `loss`, `rtt` (ms), `seed`, `from`, `seconds` (what is measured).
 //! A figure is payload as a share of the trace, its queue's median and 95th percentile in ms.
 
 #[path = "../tests/auto_model/mod.rs"]
@@ -23,6 +23,7 @@ const PAYLOAD: f64 = 1416.0;
 
 fn set(p: &mut Params, s: &mut Setup, key: &str, value: f64) -> bool {
     match key {
+        "quantile" => p.quantile = value,
         "least" => p.varying.least = value,
         "most" => p.varying.most = value,
         "tail" => p.varying.tail = value,

@@ -30,6 +30,7 @@
 mod base;
 mod compete;
 mod forecast;
+mod leading;
 mod reports;
 mod target;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub(crate) mod users;
 use base::Base;
 use compete::{Compete, Seen};
 use forecast::Forecast;
+
 use mef_packet::time::Duration;
 use mef_packet::{BitRate, Instant};
 use reports::{Point, Reports};
@@ -85,15 +87,6 @@ const WASTE: f64 = 0.1;
 /// Growth for some time after an overflow.
 const CAREFUL_GROWTH: f64 = 1.05;
 const CAREFUL: Duration = Duration::from_secs(4);
-/// Seconds in which the least queue is one that stands, and of reports of another link that are surely from
-/// within them: what is found is never more than what waited.
-const STANDING: f64 = 1.0;
-const WITHIN: f64 = 0.1;
-/// By so much the delays of two links' packets may differ in the same queue: a base too low is one that no
-/// drain ever shows again, one a little too high is mended by the next drain.
-const DIFFERENT: f64 = 0.003;
-/// Without a report for so long a queue is no longer known.
-const SILENT: Duration = Duration::from_millis(60);
 /// After a pause of this length the rate has to be found again.
 const FORGET: Duration = Duration::from_secs(5);
 
@@ -155,21 +148,6 @@ enum State {
     Draining {
         until: Instant,
     },
-}
-
-/// What a controller hands on to others of the same line.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Course {
-    rate: f64,
-    starting: bool,
-    careful_until: Instant,
-    overflowed: (Option<Instant>, Option<Instant>),
-}
-
-impl Course {
-    pub fn rate(&self) -> BitRate {
-        BitRate((self.rate * 8.0) as u64)
-    }
 }
 
 /// Controller of one link's rate.
@@ -327,65 +305,6 @@ impl AutoRate {
         self.updated = now;
         if self.mu == 0.0 {
             self.rate = (FIRST_WINDOW / self.rtt.max(0.02)).clamp(FLOOR, self.ceiling);
-        }
-    }
-
-    /// Where the controller is, for those that follow it.
-    pub(crate) fn course(&self) -> Course {
-        Course {
-            rate: self.rate,
-            starting: self.state == State::Starting,
-            careful_until: self.careful_until,
-            overflowed: self.overflowed,
-        }
-    }
-
-    /// Least queue of late, seconds; none where it is not known any more.
-    pub(crate) fn standing(&self, now: Instant) -> f64 {
-        if now.since(self.reported) > SILENT {
-            return 0.0;
-        }
-        self.recent_queue(STANDING)
-    }
-
-    /// Another controller of the same line decides on its rate: this one goes on learning, so that it can
-    /// [lead](Self::lead) when that one no longer does.
-    pub(crate) fn follow(&mut self, leader: Course) {
-        if !self.led {
-            self.led = true;
-            self.compete = Compete::default();
-            (self.asked, self.drained) = (None, None);
-        }
-        self.state = if leader.starting {
-            State::Starting
-        } else {
-            State::Following
-        };
-        self.rate = leader.rate;
-    }
-
-    /// Decides on the line's rate again, from where the other one left it.
-    /// Who waited in the same queue may have learnt its delay without one: `standing` is the other's
-    /// [least queue](Self::standing).
-    pub(crate) fn lead(&mut self, now: Instant, before: Option<Course>, standing: f64) {
-        if !self.led {
-            return;
-        }
-        self.led = false;
-        if let Some(at) = self.reports.last().map(|p| p.at) {
-            let sure = standing - DIFFERENT;
-            let delay = self.reports.least_delay(WITHIN) - sure;
-            if sure > 0.0 && delay < self.base.least() {
-                self.base.learn(at, delay);
-            }
-        }
-        self.peak = (now, self.mu);
-        self.next_drain = now + Duration::from_secs(3);
-        if let Some(b) = before {
-            self.rate = b.rate;
-            self.mu = self.mu.min(b.rate);
-            self.careful_until = b.careful_until;
-            self.overflowed = b.overflowed;
         }
     }
 

@@ -85,7 +85,6 @@ impl Users {
     /// A packet in the clear of `bytes` left.
     pub fn sent_plain(&mut self, now: Instant, bytes: u64) {
         if !self.links.is_empty() {
-            self.plain.sent += bytes;
             self.total += bytes;
             self.plain.uses(now);
         }
@@ -131,11 +130,8 @@ impl Users {
         ends: &mut [E],
         interval: Duration,
     ) -> Option<BitRate> {
-        if self.links.is_empty() {
-            if ends.iter().all(|e| e.link().estimate().is_none()) {
-                return None;
-            }
-            self.links.resize_with(ends.len(), User::default);
+        if self.links.is_empty() && ends.iter().all(|e| e.link().estimate().is_none()) {
+            return None;
         }
         if self.links.len() < ends.len() {
             self.links.resize_with(ends.len(), User::default);

@@ -380,16 +380,17 @@ impl SendStream {
     }
 
     /// The middle that the reader waits for.
-    fn middle_at_head(&self) -> Option<usize> {
-        let front = self.spans.front()?;
-        (front.middle && !front.spent && front.base <= self.una).then_some(0)
+    fn middle_at_head(&self) -> Option<&Span> {
+        let una = self.una;
+        let front = self.spans.front();
+        front.filter(|s| s.middle && !s.spent && s.base <= una)
     }
 
     /// Every span that still relies on repair has sent what it will and heard of it all, yet bytes
     /// are missing. Spans whose losses are retransmitted are no reason to wait, and of middles only
     /// the one counts that the reader waits for.
     pub fn waits_for_word(&self) -> bool {
-        if let Some(span) = self.middle_at_head().and_then(|i| self.spans.get(i)) {
+        if let Some(span) = self.middle_at_head() {
             return self.is_awaited(span) == Some(true);
         }
         let mut missing = false;
@@ -409,12 +410,11 @@ impl SendStream {
     }
     /// Repair did not bring the spans home: their losses are retransmitted.
     pub fn give_up_spans(&mut self) {
-        let only = self.middle_at_head();
-        for (i, s) in self.spans.iter_mut().enumerate() {
-            if only.is_none_or(|o| o == i) {
-                s.give_up();
-            }
-        }
+        let given_up = match self.middle_at_head() {
+            Some(_) => 1,
+            None => self.spans.len(),
+        };
+        self.spans.iter_mut().take(given_up).for_each(Span::give_up);
     }
     /// Whether any span waits for the repair rule.
     pub fn has_spans(&self) -> bool {
