@@ -70,6 +70,10 @@ pub struct Acked {
     pub sample: Option<(Instant, u64)>,
 }
 
+/// Packets that were given up and whose records went are remembered for so long, and so many of them.
+const LATE: Duration = Duration::from_secs(5);
+const LATE_MOST: usize = 4096;
+
 /// What an acknowledgement is read with.
 struct Reading<'a> {
     now: Instant,
@@ -101,6 +105,8 @@ pub struct SentLedger {
     unsettled: u64,
     oldest_in_flight: Option<Instant>,
     beside: u32,
+    /// Packets given up whose records went: number, departure, line bytes up to them.
+    late: VecDeque<(u64, Instant, u64)>,
     /// Added to what is waited for an answer, where queues come and go faster than the RTT's estimate.
     patience: Duration,
 }
@@ -119,6 +125,7 @@ impl Default for SentLedger {
             unsettled: 0,
             oldest_in_flight: None,
             beside: 0,
+            late: VecDeque::new(),
             patience: Duration::ZERO,
         }
     }
@@ -283,6 +290,9 @@ impl SentLedger {
         if largest >= self.floor + self.packets.len() as u64 {
             return None;
         }
+        if largest < self.floor {
+            return Some(self.arrived_late(largest));
+        }
         let mut r = Reading {
             now,
             large,
@@ -324,6 +334,23 @@ impl SentLedger {
             }
         }
         Some(r.acked)
+    }
+
+    /// The newest that arrived was given up so long ago that its record went: the path has become longer than all
+    /// that was waited for, and only such a packet says by how much.
+    #[cold]
+    fn arrived_late(&mut self, number: u64) -> Acked {
+        let Ok(i) = self.late.binary_search_by_key(&number, |l| l.0) else {
+            return Acked::default();
+        };
+        let (_, at, bytes) = self.late[i];
+        // What was sent before it is answered, or never will be.
+        self.late.drain(..=i);
+        Acked {
+            packets: 1,
+            newest_large: None,
+            sample: Some((at, bytes)),
+        }
     }
 
     /// Declares lost what the reordering window and, in the absence of newer
@@ -436,10 +463,21 @@ impl SentLedger {
             if !done || self.packets.len() == 1 {
                 break;
             }
+            if p.state == State::Lost {
+                let (at, bytes) = (p.at, p.sent_bytes);
+                self.remember_late(now, self.floor, at, bytes);
+            }
             self.packets.pop_front();
             self.floor += 1;
         }
         self.scan = self.scan.max(self.floor);
+    }
+
+    fn remember_late(&mut self, now: Instant, number: u64, at: Instant, sent_bytes: u64) {
+        while self.late.len() >= LATE_MOST || self.late.front().is_some_and(|l| l.1 + LATE < now) {
+            self.late.pop_front();
+        }
+        self.late.push_back((number, at, sent_bytes));
     }
 
     /// When [`detect_lost`](Self::detect_lost) has something to do at the latest.
@@ -461,6 +499,41 @@ mod tests {
         r.sample(Duration::from_millis(100));
         r
     }
+    /// Nothing is settled while the estimate is wrong, and the estimate is only mended by what is settled.
+    #[test]
+    fn a_path_that_becomes_much_longer_is_learned_from_packets_given_up_long_ago() {
+        let mut l = SentLedger::default();
+        let (mut rtt, mut out) = (Rtt::default(), Vec::new());
+        rtt.sample(Duration::from_millis(20));
+        let (mut numbers, mut arrived) = (0u64, 0);
+        for t in 0..4000u64 {
+            let now = Instant::from_millis(10_000 + t);
+            if t % 5 == 0 {
+                l.sent(now, numbers, 200, 200 * (numbers + 1), data(numbers), true);
+                numbers += 1;
+            }
+            // 300 ms for all packets, each acknowledged by itself.
+            if t >= 300 && t % 5 == 0 {
+                let run = [1u8];
+                let acked = l
+                    .on_ack(now, arrived, &Received::Runs(&run), LARGE, &mut out)
+                    .unwrap();
+                if let Some((at, _)) = acked.sample {
+                    rtt.sample(now.since(at));
+                }
+                arrived += 1;
+            }
+            l.detect_lost(now, &rtt, &mut out);
+            l.forget(now, &rtt);
+        }
+        let off = rtt.smoothed().abs_diff(Duration::from_millis(300));
+        assert!(off < Duration::from_millis(20), "{:?}", rtt.smoothed());
+        out.clear();
+        l.detect_lost(Instant::from_millis(14_000), &rtt, &mut out);
+        assert!(out.is_empty());
+        assert!(l.late.is_empty(), "{}", l.late.len());
+    }
+
     fn data(offset: u64) -> CarriedSet {
         CarriedSet::one(Carried::Data {
             flow: 1,

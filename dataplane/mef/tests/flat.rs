@@ -56,13 +56,14 @@ impl Read {
     }
 }
 
-/// Sends as much as goes through one flow for `seconds`.
-fn bulk(w: &mut Wire, seconds: u64) -> Read {
+/// Sends as much as goes through one flow for `seconds`; `path` changes the wire as time goes by.
+fn bulk(w: &mut Wire, seconds: u64, mut path: impl FnMut(&mut Wire, f64)) -> Read {
     let from = w.now;
     let flow = w.ends[0].link.open(w.now, setup()).unwrap();
     let (mut written, mut read) = (0u64, 0u64);
     let mut got = Vec::new();
     while w.now < from + Duration::from_secs(seconds) {
+        path(w, w.now.since(from).as_secs_f64());
         let e = &mut w.ends[0];
         let room = e.link.write_room(&e.pool, flow);
         if room > 0 {
@@ -114,7 +115,7 @@ fn say(name: &str, w: &Wire, r: &Read, shares: &[f64], skip: f64) -> (f64, f64) 
 fn a_reader_at_500_ms_and_5_percent_waits_for_what_is_lost_twice_no_longer_than_for_the_rest() {
     let mut w = Wire::new(BitRate::from_mbit(30), Duration::from_millis(500), 0.05, 1);
     w.up();
-    let r = bulk(&mut w, 25);
+    let r = bulk(&mut w, 25, |_, _| {});
     let shares = r.shares(5, 25, 0.05);
     let (mean, standstill) = say("30 Mbit/s, 500 ms, 5%", &w, &r, &shares, 5.0);
     assert!(standstill < 0.3, "nothing for {standstill} s");
@@ -126,10 +127,34 @@ fn a_reader_at_500_ms_and_5_percent_waits_for_what_is_lost_twice_no_longer_than_
 fn where_little_is_lost_twice_the_middle_gets_next_to_no_repair() {
     let mut w = Wire::new(BitRate::from_mbit(100), Duration::from_millis(200), 0.01, 1);
     w.up();
-    let r = bulk(&mut w, 12);
+    let r = bulk(&mut w, 12, |_, _| {});
     let shares = r.shares(4, 12, 0.01);
     let (mean, _) = say("100 Mbit/s, 200 ms, 1%", &w, &r, &shares, 4.0);
     let s = w.ends[0].link.stats();
     assert!(s.repairs_sent * 1000 < s.packets_sent, "{s:?}");
     assert!(mean > 0.98, "{mean}");
+}
+
+/// A drone flies off: what is waited for an answer was learnt on a path half as long, and the
+/// reader's end sends little. Both have to learn the new one at once.
+#[test]
+fn a_path_that_becomes_much_longer_from_one_packet_to_the_next_stops_nobody() {
+    for seed in 0..8 {
+        let rtt = Duration::from_millis;
+        let mut w = Wire::new(BitRate::from_mbit(30), rtt(20), 0.0, seed);
+        w.up();
+        let r = bulk(&mut w, 20, |w, t| {
+            (w.delay, w.loss) = match t {
+                t if t < 4.0 => (rtt(10), 0.0),
+                t if t < 10.0 => (rtt(25), 0.01),
+                _ => (rtt(150), 0.03),
+            };
+        });
+        let (first, second) = (r.shares(6, 10, 0.01), r.shares(16, 20, 0.03));
+        assert!(first.iter().all(|s| *s > 0.8), "seed {seed}: {first:?}");
+        assert!(second.iter().all(|s| *s > 0.6), "seed {seed}: {second:?}");
+        let slow = w.ends[1].link.rtt().smoothed();
+        assert!(slow > rtt(250), "seed {seed}: {slow:?}");
+        assert!(!w.ends[1].link.is_silent());
+    }
 }
