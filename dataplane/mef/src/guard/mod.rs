@@ -38,6 +38,10 @@ const LIMITED_QUEUE: Duration = Duration::from_millis(8);
 const QUIET: Duration = Duration::from_millis(4);
 /// Delivered over sent, below which the line is slower than what was sent.
 const DELIVERED: f64 = 0.97;
+/// Who sends less than this share of the configured rate is believed that the line carries not even that only
+/// where two windows in a row say so, by more than the losses of few packets: one may be a path that became longer.
+const LITTLE: f64 = 0.1;
+const DELIVERED_OF_LITTLE: f64 = 0.9;
 /// Share of what was seen that is used, so that what is left of the queue drains.
 const HEADROOM: f64 = 0.98;
 /// A window holds at least this much of what may be sent: 64 full frames.
@@ -111,6 +115,8 @@ pub struct CapacityGuard {
     /// Last rate that was used for a whole interval without a queue.
     good: BitRate,
     drained: Option<Drained>,
+    /// Departure of the newest packet of a window in which little was sent and less arrived.
+    doubted: Option<Instant>,
 }
 
 impl CapacityGuard {
@@ -127,6 +133,7 @@ impl CapacityGuard {
             interval: Duration::from_secs(1),
             good: BitRate(0),
             drained: None,
+            doubted: None,
         }
     }
 
@@ -156,6 +163,7 @@ impl CapacityGuard {
     pub fn session_started(&mut self, now: Instant) {
         self.history = History::default();
         self.drained = None;
+        self.doubted = None;
         if !matches!(self.state, State::Trusting) {
             self.rate = self.bounded(self.seen.scale(HEADROOM).0);
             self.limited(now, None);
@@ -244,13 +252,35 @@ impl CapacityGuard {
             return;
         };
         let slow = w.delivered < DELIVERED * (1.0 - self.loss) * w.sent;
-        if slow && (w.queue > SUSPICIOUS_QUEUE || w.drop_reports >= 2) {
+        if slow && (w.queue > SUSPICIOUS_QUEUE || w.drop_reports >= 2) && self.convinced(&w) {
             self.seen = self.plausible(w.delivered);
             self.step = STEP;
             self.interval = self.least_interval();
             self.good = BitRate(0);
             self.drain(now, &w);
         }
+    }
+
+    /// Whether a window that looks slow is enough: where little was sent its few packets tell nothing.
+    fn convinced(&mut self, w: &Window) -> bool {
+        if w.sent > LITTLE * self.configured.bytes_per_second() {
+            return true;
+        }
+        let enough = Duration::from_secs_f64(WINDOW_BYTES as f64 / w.sent.max(1.0));
+        let length = enough.min(MAX_WINDOW).max(self.rtt / 2);
+        let Some(w) = self.history.window(length, Instant::ZERO) else {
+            return false;
+        };
+        if w.delivered > DELIVERED_OF_LITTLE * (1.0 - self.loss) * w.sent {
+            return false;
+        }
+        let before = *self.doubted.get_or_insert(w.last_sent_at);
+        if w.first_sent_at < before {
+            return false;
+        }
+        self.doubted = None;
+        // What was doubted long ago has nothing to do with it.
+        w.first_sent_at.since(before) < MAX_WINDOW
     }
 
     fn hold(

@@ -329,6 +329,34 @@ fn a_path_that_becomes_longer_does_not_hold_the_rate_down() {
     }
 }
 
+/// Who only acknowledges sends little, and a longer path delays that little once.
+#[test]
+fn a_path_that_becomes_longer_under_little_traffic_is_no_slow_line() {
+    for seed in 1..20 {
+        let mut l = Line::new(20, 100);
+        (l.use_share, l.loss, l.rng) = (0.004, 0.03, Rng(seed));
+        for step in 0..5u64 {
+            l.longer = Duration::from_millis(75 * step);
+            l.run(5.0);
+            assert!(
+                l.guard.alarm().is_none(),
+                "seed {seed} step {step}: {:?}",
+                l.guard.alarm()
+            );
+        }
+    }
+}
+
+/// What little was sent waits behind a line that carries half of it.
+#[test]
+fn a_line_that_carries_less_than_a_little_is_found() {
+    let mut l = Line::new(50, 2);
+    (l.use_share, l.queue_limit) = (0.04, 2 << 20);
+    l.run(8.0);
+    let seen = l.guard.alarm().map(|a| a.seen).unwrap();
+    assert!((1_500_000..2_300_000).contains(&seen.0), "{seen:?}");
+}
+
 #[test]
 fn a_line_that_stands_still_for_a_moment_is_soon_trusted_again() {
     for rtt in [20, 200] {
