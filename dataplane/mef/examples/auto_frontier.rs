@@ -19,7 +19,7 @@ use auto_model::{run, Line, Setup, FRAME};
 use mef_protocol::auto::{Params, Target};
 
 /// Stream bytes of a full packet.
-const PAYLOAD: f64 = 1416.0;
+const PAYLOAD: f64 = 1424.0;
 
 fn set(p: &mut Params, s: &mut Setup, key: &str, value: f64) -> bool {
     match key {

@@ -8,7 +8,7 @@ use auto_model::{run, Line, Outcome, Setup, FRAME};
 use mef_protocol::auto::{Params, Target};
 
 /// Share of a packet that is a stream's bytes.
-const PAYLOAD: f64 = 1416.0 / FRAME as f64;
+const PAYLOAD: f64 = 1424.0 / FRAME as f64;
 
 fn steps(rtt: usize, line: Vec<(f64, f64)>) -> Setup {
     Setup {

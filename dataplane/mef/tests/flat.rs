@@ -34,7 +34,7 @@ impl Read {
     /// Of what the line can carry of full packets' payload, second by second.
     fn shares(&self, from: u64, to: u64, loss: f64) -> Vec<f64> {
         let ceiling =
-            self.rate.bits_per_second() as f64 / 8.0 * 1416.0 / 1514.0 * 0.995 * (1.0 - loss);
+            self.rate.bits_per_second() as f64 / 8.0 * 1424.0 / 1514.0 * 0.995 * (1.0 - loss);
         (from..to)
             .map(|s| self.between(s as f64, s as f64 + 1.0) as f64 / ceiling)
             .collect()

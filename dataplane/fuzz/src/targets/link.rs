@@ -127,18 +127,24 @@ pub fn conversation(data: &[u8]) {
                 peers_number += 1;
             }
             3..=8 => {
-                packet.clear();
-                let mut builder = Builder::new(&mut packet, 1400);
-                builder.flag(u16::from(op >> 4));
-                for _ in 0..=input.u8() % 4 {
-                    let frame = frame_of(&mut input, end.number);
-                    let _ = builder.push(&frame);
+                let flags = u16::from(op >> 4) & 7;
+                let frames: Vec<_> = (0..=input.u8() % 4)
+                    .map(|_| frame_of(&mut input, end.number))
+                    .collect();
+                let mut left = &frames[..];
+                while !left.is_empty() {
+                    packet.clear();
+                    let mut builder = Builder::new(&mut packet, 1400);
+                    builder.flag(flags);
+                    // One that fits nowhere is not said.
+                    let n = left.iter().take_while(|f| builder.push(f)).count();
+                    left = &left[n.max(1)..];
+                    builder.finish();
+                    let line_bytes = packet.len() as u64 + 70;
+                    let link = &mut end.link;
+                    let _ = link.handle_packet(now, &mut pool, peers_number, line_bytes, &packet);
+                    peers_number += 1 + u64::from(op >> 6);
                 }
-                builder.finish();
-                let line_bytes = packet.len() as u64 + 70;
-                let link = &mut end.link;
-                let _ = link.handle_packet(now, &mut pool, peers_number, line_bytes, &packet);
-                peers_number += 1 + u64::from(op >> 6);
             }
             9 => {
                 let _ = link.open(now, setup());

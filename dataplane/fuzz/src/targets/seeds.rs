@@ -21,7 +21,7 @@ pub fn of(name: &str) -> Vec<Vec<u8>> {
         "icmpv6" => wire6::seeds().to_vec(),
         "segment" => vec![super_segment(false), super_segment(true)],
         "reassembly" => super::reassembly::seeds(),
-        "codec" => vec![every_frame()],
+        "codec" => vec![every_frame(), data(), repair()],
         "link" => vec![conversation()],
         "handshake" => vec![messages()],
         "transport" => vec![sealed()],
@@ -170,17 +170,6 @@ fn every_frame() -> Vec<u8> {
         },
         Frame::Opened { flow: 2 },
         Frame::Refused { flow: 4, code: 1 },
-        Frame::Data {
-            flow: 2,
-            offset: 100,
-            payload: b"bytes",
-        },
-        Frame::Repair {
-            flow: 2,
-            span: SpanId::new(0, 3, 4),
-            index: 1,
-            symbol: &[7; 8],
-        },
         Frame::Datagram {
             flow: 1,
             packet: &[4; 8],
@@ -224,11 +213,39 @@ fn every_frame() -> Vec<u8> {
     out
 }
 
+fn alone(frame: &Frame<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut builder = Builder::new(&mut out, 1400);
+    builder.flag(codec::FLAG_ELICITS_ACK);
+    assert!(builder.push(frame), "{frame:?}");
+    builder.finish();
+    out
+}
+
+fn data() -> Vec<u8> {
+    alone(&Frame::Data {
+        flow: 2,
+        offset: 100,
+        payload: b"bytes",
+    })
+}
+
+fn repair() -> Vec<u8> {
+    alone(&Frame::Repair {
+        flow: 2,
+        span: SpanId::new(0, 3, 4),
+        index: 1,
+        symbol: &[7; 8],
+    })
+}
+
 /// Its HELLO, then everything else there is to say.
 fn conversation() -> Vec<u8> {
     let mut out = Vec::new();
-    out.extend_from_slice(&[2, 0]);
-    out.extend_from_slice(&with_length(&every_frame()));
+    for packet in [every_frame(), data(), repair()] {
+        out.extend_from_slice(&[2, 0]);
+        out.extend_from_slice(&with_length(&packet));
+    }
     // Opens a flow, writes to it, lets time pass, and hears data for the peer's flow.
     out.extend_from_slice(&[9, 0, 10, 2]);
     out.extend_from_slice(&with_length(&[1; 40]));

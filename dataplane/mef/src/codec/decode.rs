@@ -6,7 +6,9 @@ use mef_packet::BitRate;
 
 use crate::classes::Class;
 
-use super::{kind, Ack, Frame, FrameError, Hello, Inner, Received, Setup, SpanId};
+use super::{
+    kind, Ack, Frame, FrameError, Hello, Inner, Received, Setup, SpanId, FLAG_DATA, FLAG_REPAIR,
+};
 
 struct Reader<'a>(&'a [u8]);
 
@@ -55,11 +57,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Splits a decrypted packet into its header and an iterator over its frames.
+/// Splits a decrypted packet into its header and an iterator over its frames. What DATA and REPAIR
+/// packets hold comes as a frame, too.
 ///
 /// # Errors
-/// `TruncatedHeader` where there are fewer than [`INNER_HEADER`] bytes; the
-/// iterator yields the other errors and ends behind the first one.
+/// `TruncatedHeader` where there are fewer than [`INNER_HEADER`](super::INNER_HEADER) bytes, and what is wrong with DATA or
+/// REPAIR; the iterator yields the errors of frames and ends behind the first one.
 pub fn parse(packet: &[u8]) -> Result<(Inner, Frames<'_>), FrameError> {
     let mut r = Reader(packet);
     let inner = (|| {
@@ -71,18 +74,51 @@ pub fn parse(packet: &[u8]) -> Result<(Inner, Frames<'_>), FrameError> {
         })
     })()
     .map_err(|_| FrameError::TruncatedHeader)?;
+    let alone = match inner.flags & (FLAG_DATA | FLAG_REPAIR) {
+        0 => None,
+        _ if inner.frames > 0 => return Err(FrameError::NotAlone),
+        FLAG_DATA => Some(Frame::Data {
+            flow: inner.flow_group,
+            offset: r.u64()?,
+            payload: r.rest(),
+        }),
+        FLAG_REPAIR => Some(parse_repair(inner.flow_group, &mut r)?),
+        _ => return Err(FrameError::NotAlone),
+    };
     Ok((
         inner,
         Frames {
+            alone,
             rest: r.0,
             left: inner.frames,
         },
     ))
 }
 
+fn parse_repair<'a>(flow: u32, r: &mut Reader<'a>) -> Result<Frame<'a>, FrameError> {
+    let packed = r.u64()?;
+    let span = SpanId {
+        base_low: (packed >> 36) as u32,
+        symbols: ((packed >> 26) & 0x3ff) as u16 + 1,
+        last: (packed & 0x7fff) as u16,
+    };
+    let index = ((packed >> 15) & 0x7ff) as u16;
+    let symbol = r.rest();
+    if span.last == 0 || usize::from(span.last) > symbol.len() {
+        return Err(FrameError::BadValue);
+    }
+    Ok(Frame::Repair {
+        flow,
+        span,
+        index,
+        symbol,
+    })
+}
+
 /// Iterator over the frames of a packet.
 #[derive(Clone, Debug)]
 pub struct Frames<'a> {
+    alone: Option<Frame<'a>>,
     rest: &'a [u8],
     left: u8,
 }
@@ -91,7 +127,7 @@ impl<'a> Iterator for Frames<'a> {
     type Item = Result<Frame<'a>, FrameError>;
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
-            return None;
+            return self.alone.take().map(Ok);
         }
         self.left -= 1;
         let frame = self.take();
@@ -118,31 +154,6 @@ impl<'a> Frames<'a> {
 fn parse_body(kind: u8, body: &[u8]) -> Result<Frame<'_>, FrameError> {
     let mut r = Reader(body);
     Ok(match kind {
-        kind::DATA => Frame::Data {
-            flow: r.u32()?,
-            offset: r.u64()?,
-            payload: r.rest(),
-        },
-        kind::REPAIR => {
-            let flow = r.u32()?;
-            let packed = r.u64()?;
-            let span = SpanId {
-                base_low: (packed >> 36) as u32,
-                symbols: ((packed >> 26) & 0x3ff) as u16 + 1,
-                last: (packed & 0x7fff) as u16,
-            };
-            let index = ((packed >> 15) & 0x7ff) as u16;
-            let symbol = r.rest();
-            if span.last == 0 || usize::from(span.last) > symbol.len() {
-                return Err(FrameError::BadValue);
-            }
-            Frame::Repair {
-                flow,
-                span,
-                index,
-                symbol,
-            }
-        }
         kind::DGRAM => Frame::Datagram {
             flow: r.u32()?,
             packet: r.rest(),

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::classes::Class;
 
 use super::{
-    kind, Frame, Received, BASE_MASK, DATAGRAM_OVERHEAD, DATA_OVERHEAD, FRAME_HEADER, INNER_HEADER,
+    kind, Frame, Received, BASE_MASK, DATAGRAM_OVERHEAD, FLAG_DATA, FLAG_REPAIR, FRAME_HEADER,
+    INNER_HEADER, STREAM_HEADER,
 };
 
 /// Inner header of a packet with one DGRAM frame, and all of that frame in front of its datagram of
@@ -30,7 +31,9 @@ pub fn single_datagram(inner: &[u8]) -> Option<u16> {
     let [_, _, _, _, a, b, _, frames, kind, high, low, ..] = *front;
     let body = usize::from(u16::from_be_bytes([high, low]));
     let whole = INNER_HEADER + FRAME_HEADER + body == inner.len();
-    (frames == 1 && kind == kind::DGRAM && whole).then_some(u16::from_be_bytes([a, b]))
+    let flags = u16::from_be_bytes([a, b]);
+    let framed = flags & (FLAG_DATA | FLAG_REPAIR) == 0;
+    (frames == 1 && kind == kind::DGRAM && whole && framed).then_some(flags)
 }
 
 /// Builds the inner part of one packet in a caller's buffer.
@@ -41,6 +44,8 @@ pub struct Builder<'a> {
     limit: usize,
     frames: u8,
     flags: u16,
+    /// The packet is DATA or REPAIR of this flow, and nothing else fits.
+    alone: Option<u32>,
 }
 
 impl<'a> Builder<'a> {
@@ -54,14 +59,18 @@ impl<'a> Builder<'a> {
             limit,
             frames: 0,
             flags: 0,
+            alone: None,
         }
     }
     /// Bytes left for frames, their headers included.
     pub fn room(&self) -> usize {
+        if self.alone.is_some() {
+            return 0;
+        }
         self.limit.saturating_sub(self.out.len() - self.start)
     }
     pub fn is_empty(&self) -> bool {
-        self.frames == 0
+        self.frames == 0 && self.alone.is_none()
     }
     pub fn flag(&mut self, flag: u16) {
         self.flags |= flag;
@@ -76,14 +85,42 @@ impl<'a> Builder<'a> {
 
     /// Appends a frame; `false`, and nothing changed, where it does not fit.
     pub fn push(&mut self, frame: &Frame<'_>) -> bool {
-        let at = self.out.len();
-        self.out.extend_from_slice(&[0; FRAME_HEADER]);
-        let kind = encode_body(frame, self.out);
-        self.close(at, kind)
+        match *frame {
+            Frame::Data {
+                flow,
+                offset,
+                payload,
+            } => self.push_data(flow, offset, payload.len(), |out| {
+                out.extend_from_slice(payload);
+                true
+            }),
+            Frame::Repair {
+                flow,
+                span,
+                index,
+                symbol,
+            } => {
+                let packed = (u64::from(span.base_low) & BASE_MASK) << 36
+                    | (u64::from(span.symbols.saturating_sub(1)) & 0x3ff) << 26
+                    | (u64::from(index) & 0x7ff) << 15
+                    | (u64::from(span.last) & 0x7fff);
+                self.push_alone(FLAG_REPAIR, flow, packed, symbol.len(), |out| {
+                    out.extend_from_slice(symbol);
+                    true
+                })
+            }
+            _ if self.alone.is_some() => false,
+            _ => {
+                let at = self.out.len();
+                self.out.extend_from_slice(&[0; FRAME_HEADER]);
+                let kind = encode_body(frame, self.out);
+                self.close(at, kind)
+            }
+        }
     }
 
-    /// Appends a DATA frame whose `len` payload bytes `fill` appends; `false`, and nothing changed, where
-    /// it does not fit or `fill` fails.
+    /// Makes the packet DATA whose `len` payload bytes `fill` appends; `false`, and nothing changed, where
+    /// it does not fit, something is in it already, or `fill` fails.
     pub fn push_data(
         &mut self,
         flow: u32,
@@ -91,19 +128,30 @@ impl<'a> Builder<'a> {
         len: usize,
         fill: impl FnOnce(&mut Vec<u8>) -> bool,
     ) -> bool {
-        if DATA_OVERHEAD + len > self.room() {
+        self.push_alone(FLAG_DATA, flow, offset, len, fill)
+    }
+
+    fn push_alone(
+        &mut self,
+        flag: u16,
+        flow: u32,
+        head: u64,
+        len: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> bool {
+        if !self.is_empty() || STREAM_HEADER + len > self.room() {
             return false;
         }
         let at = self.out.len();
-        self.out.extend_from_slice(&[0; FRAME_HEADER]);
-        self.out.extend_from_slice(&flow.to_be_bytes());
-        self.out.extend_from_slice(&offset.to_be_bytes());
+        self.out.extend_from_slice(&head.to_be_bytes());
         let body = self.out.len();
         if !fill(self.out) || self.out.len() != body + len {
             self.out.truncate(at);
             return false;
         }
-        self.close(at, kind::DATA)
+        self.flags |= flag;
+        self.alone = Some(flow);
+        true
     }
 
     fn close(&mut self, at: usize, kind: u8) -> bool {
@@ -124,7 +172,8 @@ impl<'a> Builder<'a> {
     /// Writes the inner header; returns the inner length.
     pub fn finish(self) -> usize {
         let [a, b] = self.flags.to_be_bytes();
-        let header = [0, 0, 0, 0, a, b, 64, self.frames];
+        let [w, x, y, z] = self.alone.unwrap_or(0).to_be_bytes();
+        let header = [w, x, y, z, a, b, 64, self.frames];
         if let Some(h) = self.out.get_mut(self.start..self.start + INNER_HEADER) {
             h.copy_from_slice(&header);
         }
@@ -156,29 +205,6 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
         ($($v:expr),*) => { $(out.extend_from_slice(&$v.to_be_bytes());)* };
     }
     match *frame {
-        Frame::Data {
-            flow,
-            offset,
-            payload,
-        } => {
-            put!(flow, offset);
-            out.extend_from_slice(payload);
-            kind::DATA
-        }
-        Frame::Repair {
-            flow,
-            span,
-            index,
-            symbol,
-        } => {
-            let packed = (u64::from(span.base_low) & BASE_MASK) << 36
-                | (u64::from(span.symbols.saturating_sub(1)) & 0x3ff) << 26
-                | (u64::from(index) & 0x7ff) << 15
-                | (u64::from(span.last) & 0x7fff);
-            put!(flow, packed);
-            out.extend_from_slice(symbol);
-            kind::REPAIR
-        }
         Frame::Datagram { flow, packet } => {
             put!(flow);
             out.extend_from_slice(packet);
@@ -296,6 +322,8 @@ fn encode_body(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             kind::PROBE
         }
         Frame::Unknown { kind } => kind,
+        // They have no frame.
+        Frame::Data { .. } | Frame::Repair { .. } => 0,
     }
 }
 

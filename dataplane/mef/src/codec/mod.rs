@@ -5,6 +5,14 @@
 //! frame   kind:8 len:16 body
 //! ```
 //!
+//! Bytes of streams, and repair symbols, are what most packets are full of, so each has a packet
+//! of its own and no frame's header: a flag says which, `flow_group` is the flow, n is 0.
+//!
+//! ```text
+//! DATA    offset:64 payload
+//! REPAIR  base:28 symbols-1:10 index:11 last:15 symbol
+//! ```
+//!
 //! An unknown kind is skipped by its length. Rates and weights are IEEE 754
 //! f32. Every number is checked by who uses it; this file checks lengths only.
 
@@ -26,14 +34,12 @@ pub use encode::{datagram_front, put_varint, single_datagram, Builder};
 pub const INNER_HEADER: usize = 8;
 /// Bytes in front of each frame's body.
 pub const FRAME_HEADER: usize = 3;
-/// Bytes of a DATA frame beside its payload.
-pub const DATA_OVERHEAD: usize = FRAME_HEADER + 12;
-/// Bytes of a REPAIR frame beside its symbol.
-/// The same as of DATA, so that a repair symbol is as long as a full DATA payload.
-pub const REPAIR_OVERHEAD: usize = DATA_OVERHEAD;
-/// Most data symbols of one span (10 bits of the REPAIR frame).
+/// Bytes between the inner header and the payload of DATA, or the symbol of REPAIR: as many for both, so that a
+/// repair symbol is as long as a full DATA payload.
+pub const STREAM_HEADER: usize = 8;
+/// Most data symbols of one span (10 bits of REPAIR).
 pub const MAX_SPAN_SYMBOLS: usize = 1024;
-/// Most repair symbols of one span (11 bits of the REPAIR frame).
+/// Most repair symbols of one span (11 bits of REPAIR).
 pub const MAX_REPAIR_SYMBOLS: usize = 2048;
 /// Bytes of a DGRAM frame beside its packet.
 pub const DATAGRAM_OVERHEAD: usize = FRAME_HEADER + 4;
@@ -51,10 +57,12 @@ pub const FLAG_ELICITS_ACK: u16 = 1;
 pub const FLAG_ACK_NOW: u16 = 2;
 /// Inner flag: the sender does not know the line's capacity, so it wants to hear also that nothing arrives.
 pub const FLAG_KEEP_REPORTING: u16 = 4;
+/// Inner flag: DATA of the flow `flow_group`, up to the packet's end.
+const FLAG_DATA: u16 = 8;
+/// Inner flag: REPAIR of the flow `flow_group`, up to the packet's end.
+const FLAG_REPAIR: u16 = 16;
 
 mod kind {
-    pub const DATA: u8 = 1;
-    pub const REPAIR: u8 = 2;
     pub const DGRAM: u8 = 3;
     pub const FRAG: u8 = 4;
     pub const SETUP: u8 = 8;
@@ -82,6 +90,8 @@ pub enum FrameError {
     TruncatedFrame,
     #[error("a frame's body is shorter than its kind needs")]
     ShortBody,
+    #[error("a packet of stream bytes says that it holds frames, or is of two kinds")]
+    NotAlone,
     #[error("a field holds a value that is not allowed")]
     BadValue,
 }
@@ -89,6 +99,7 @@ pub enum FrameError {
 /// The inner header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {
+    /// The flow, of DATA and REPAIR; else 0.
     pub flow_group: u32,
     pub flags: u16,
     pub ttl: u8,

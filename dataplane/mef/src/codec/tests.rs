@@ -11,7 +11,16 @@ fn round_trip(frame: Frame<'_>) {
     let n = b.finish();
     assert_eq!(n, out.len() - 5);
     let (inner, mut frames) = parse(&out[5..]).unwrap();
-    assert_eq!((inner.flags, inner.frames), (FLAG_ELICITS_ACK, 1));
+    let (alone, group) = match frame {
+        Frame::Data { flow, .. } => (FLAG_DATA, flow),
+        Frame::Repair { flow, .. } => (FLAG_REPAIR, flow),
+        _ => (0, 0),
+    };
+    assert_eq!(inner.flags, FLAG_ELICITS_ACK | alone);
+    assert_eq!(
+        (inner.flow_group, inner.frames),
+        (group, u8::from(alone == 0))
+    );
     assert_eq!(frames.next(), Some(Ok(frame)));
     assert_eq!(frames.next(), None);
 }
@@ -136,6 +145,38 @@ fn a_frame_that_does_not_fit_leaves_no_trace() {
     let n = b.finish();
     let (inner, frames) = parse(&out[..n]).unwrap();
     assert_eq!(usize::from(inner.frames), frames.count());
+}
+
+#[test]
+fn stream_bytes_have_a_packet_of_their_own() {
+    let data = Frame::Data {
+        flow: 3,
+        offset: 1,
+        payload: &[7; 80],
+    };
+    let ping = Frame::Ping { floor: 1 };
+    let mut out = Vec::new();
+    let mut b = Builder::new(&mut out, INNER_HEADER + STREAM_HEADER + 80);
+    assert!(b.push(&data) && b.room() == 0 && !b.is_empty());
+    assert!(!b.push(&ping) && !b.push(&data));
+    assert_eq!(b.finish(), INNER_HEADER + STREAM_HEADER + 80);
+    assert_eq!(parse(&out).unwrap().1.collect::<Vec<_>>(), [Ok(data)]);
+    for (at, to, error) in [
+        (7, 1, FrameError::NotAlone),
+        (5, (FLAG_DATA | FLAG_REPAIR) as u8, FrameError::NotAlone),
+    ] {
+        let mut bad = out.clone();
+        bad[at] = to;
+        assert_eq!(parse(&bad).unwrap_err(), error);
+    }
+    let short = &out[..INNER_HEADER + STREAM_HEADER - 1];
+    assert_eq!(parse(short).unwrap_err(), FrameError::ShortBody);
+
+    out.clear();
+    let mut b = Builder::new(&mut out, 1400);
+    assert!(b.push(&ping) && !b.push(&data));
+    b.finish();
+    assert_eq!(parse(&out).unwrap().1.collect::<Vec<_>>(), [Ok(ping)]);
 }
 
 proptest! {

@@ -46,7 +46,7 @@ use mef_packet::wire::ecn::Ecn;
 use mef_packet::{BitRate, Bytes, Instant};
 
 use crate::aqm::FlowQueues;
-use crate::codec::{Hello, Setup, DATA_OVERHEAD, INNER_HEADER};
+use crate::codec::{Hello, Setup, INNER_HEADER, STREAM_HEADER};
 use crate::guard::CapacityGuard;
 use crate::loss::LossEstimator;
 use crate::pmtu::PathMtu;
@@ -376,7 +376,7 @@ impl Link {
     /// The most that a packet has room for. Where Ethernet's 1500 bytes are IPv4, what is encrypted
     /// are whole blocks of AES then, which takes a seventh less time than a byte less.
     fn largest_payload(&self) -> usize {
-        let around = usize::from(self.config.packet_overhead) + INNER_HEADER + DATA_OVERHEAD;
+        let around = usize::from(self.config.packet_overhead) + INNER_HEADER + STREAM_HEADER;
         usize::from(self.pmtu.current())
             .saturating_sub(around)
             .max(64)

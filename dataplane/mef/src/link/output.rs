@@ -8,7 +8,7 @@ use super::{Control, Link, Opening, Packed, SendKey};
 use crate::carried::{Carried, CarriedSet, MAX_CARRIED};
 use crate::chunks::ChunkPool;
 use crate::codec::{
-    Builder, Frame, Hello, Setup, FLAG_ACK_NOW, FLAG_ELICITS_ACK, INNER_HEADER, REPAIR_OVERHEAD,
+    Builder, Frame, Hello, Setup, FLAG_ACK_NOW, FLAG_ELICITS_ACK, INNER_HEADER, STREAM_HEADER,
 };
 use crate::send_stream::{End, Next};
 
@@ -341,7 +341,7 @@ impl Link {
                 debug_assert!(
                     named.is_none()
                         || pushed
-                        || symbol.len() + REPAIR_OVERHEAD + INNER_HEADER > limit
+                        || symbol.len() + STREAM_HEADER + INNER_HEADER > limit
                 );
                 self.scratch = symbol;
                 if !pushed {
