@@ -52,7 +52,7 @@ impl Params {
     pub fn of(target: Target) -> Self {
         let (quantile, least, most, tail, tail_age, small) = match target {
             Target::Latency => (0.585, 0.56, 0.80, 0.05, 0.3, 0.002),
-            Target::Balanced => (0.82, 0.50, 0.88, 0.1, 1.6, 0.015),
+            Target::Balanced => (0.82, 0.50, 0.88, 0.05, 1.85, 0.015),
             Target::Throughput => (0.90, 0.88, 0.94, 0.4, 2.0, 0.015),
         };
         Self {
