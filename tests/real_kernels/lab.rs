@@ -20,7 +20,7 @@ pub const A1: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 2);
 pub const B1: Ipv4Addr = Ipv4Addr::new(10, 2, 1, 2);
 
 /// Two labs at a time would measure each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+pub static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The binary under test.
 pub fn mef() -> PathBuf {

@@ -25,5 +25,6 @@ mod random_packets;
 mod shares;
 mod sites;
 mod ssh;
+mod star;
 mod wire;
 mod workers;
