@@ -347,6 +347,11 @@ impl AutoRate {
         self.base.above(self.reports.least_delay(window))
     }
 
+    /// What a packet takes at the rate delivered: less than that is no queue.
+    fn packet_time(&self) -> f64 {
+        FRAME / self.mu.max(FLOOR)
+    }
+
     fn wanted_queue(&self) -> f64 {
         self.params.queue + self.lag * (self.forecast.factor() - 1.0)
     }
@@ -404,7 +409,7 @@ impl AutoRate {
                     let short = if mobile {
                         NO_QUEUE.max(SHORT * self.wanted_queue())
                     } else {
-                        NO_QUEUE
+                        NO_QUEUE.max(self.packet_time())
                     };
                     if self.recent_queue(0.03) < short {
                         rate = rate.max(grow * mu);

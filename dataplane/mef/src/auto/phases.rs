@@ -6,6 +6,8 @@ use mef_packet::Instant;
 use super::compete::Seen;
 use super::{AutoRate, DIP, DRAIN, FLOOR, FRAME, NO_QUEUE, START_QUEUE};
 
+/// The same on a slow line, packets.
+const START_PACKETS: f64 = 4.0;
 /// Losses that are no further apart are of one overflow, and how soon another follows it where the
 /// queue is others'.
 const SAME_OVERFLOW: Duration = Duration::from_secs(2);
@@ -98,15 +100,17 @@ impl AutoRate {
         }
         match self.state {
             State::Starting => {
-                let queue = self.recent_queue(0.03);
+                // What is not sent cannot show how much would arrive, and has put nothing into the queue.
+                let idle = self.is_idle();
                 if self.mu > 1.25 * self.peak.1 {
                     self.peak = (now, self.mu);
-                } else if self.is_idle() {
-                    // What is not sent cannot show how much would arrive.
+                } else if idle {
                     self.peak.0 = now;
                 }
-                let full = now.since(self.peak.0).as_secs_f64() > 2.5 * self.lag.max(0.06);
-                if queue > START_QUEUE || overflows || (full && !self.is_idle()) {
+                let most = START_QUEUE.max(START_PACKETS * self.packet_time());
+                let full = now.since(self.peak.0).as_secs_f64() > 2.5 * self.lag.max(0.06)
+                    || self.recent_queue(0.03) > most;
+                if overflows || (full && !idle) {
                     self.state = State::Following;
                     self.next_drain = now + Duration::from_secs(3);
                 }
