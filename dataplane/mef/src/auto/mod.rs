@@ -64,6 +64,8 @@ const ENOUGH_INFLIGHT: f64 = 10.0 * FRAME;
 const START_QUEUE: f64 = 0.012;
 /// Less than this is no queue.
 const NO_QUEUE: f64 = 0.001;
+/// A queue that overflows nowhere.
+const QUIET: f64 = 0.004;
 /// As none counts, for growth, also this share of the wanted one.
 const SHORT: f64 = 0.15;
 /// A varying line grows in time, not per round trip: by this factor in `GROWTH_TIME` seconds.
@@ -347,6 +349,11 @@ impl AutoRate {
         self.base.above(self.reports.least_delay(window))
     }
 
+    /// Nothing waits that could overflow anything.
+    fn is_quiet(&self) -> bool {
+        self.recent_queue(0.03) < QUIET + self.packet_time()
+    }
+
     /// What a packet takes at the rate delivered: less than that is no queue.
     fn packet_time(&self) -> f64 {
         FRAME / self.mu.max(FLOOR)
@@ -390,7 +397,10 @@ impl AutoRate {
                 let behind = (self.lag + elapsed + p.window / 2.0) / self.rtt.max(0.06);
                 self.rate.max(mu * 2f64.powf(behind.min(2.0)))
             }
-            State::Asking { .. } => 0.95 * mu * (1.0 - self.reports.random_loss()),
+            State::Asking { quiet, .. } => {
+                let delivered = mu * (1.0 - self.reports.random_loss());
+                0.95 * delivered.max(quiet.unwrap_or(0.0))
+            }
             State::Draining { .. } => (1.0 - DRAIN) * mu,
             State::Following => {
                 if self.compete.dips(now) {

@@ -63,6 +63,8 @@ pub(super) enum State {
     Asking {
         since: u64,
         until: Instant,
+        /// What was delivered at the beginning, where no queue makes that change.
+        quiet: Option<f64>,
     },
     /// Empties the queue to see the base delay.
     Draining {
@@ -124,14 +126,20 @@ impl AutoRate {
                     return;
                 }
                 if let Some((from, to)) = self.asked.filter(|a| self.acked >= a.1) {
-                    self.reports.verify(from as f64, to as f64);
+                    let quiet = self.is_quiet();
+                    if self.reports.verify(from as f64, to as f64, quiet) {
+                        self.careful_until = now;
+                    }
                     self.asked = None;
                 }
-                if now >= self.next_ask && !self.is_idle() && self.reports.loss_in_doubt() {
-                    let time = (60.0 * FRAME / self.mu.max(FLOOR)).clamp(0.1, 0.5);
+                let quiet = self.is_quiet();
+                if now >= self.next_ask && !self.is_idle() && self.reports.loss_in_doubt(quiet) {
+                    let most = if quiet { 2.0 } else { 0.5 };
+                    let time = (60.0 * FRAME / self.mu.max(FLOOR)).clamp(0.1, most);
                     self.state = State::Asking {
                         since: self.sent,
                         until: now + Duration::from_secs_f64(time),
+                        quiet: quiet.then_some(self.mu * (1.0 - self.reports.random_loss())),
                     };
                     return;
                 }
@@ -154,7 +162,7 @@ impl AutoRate {
                     self.state = State::Draining { until };
                 }
             }
-            State::Asking { since, until } => {
+            State::Asking { since, until, .. } => {
                 if now >= until {
                     self.asked = Some((since, self.sent));
                     self.next_ask = now + Duration::from_secs_f64(2.0 * self.lag + 0.5);

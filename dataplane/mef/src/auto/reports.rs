@@ -47,8 +47,18 @@ pub(super) struct Reports {
     piece: Option<Point>,
     /// That of the better pieces.
     usual: f64,
-    /// Loss while less was sent than the line delivers, and when that was measured.
-    verified: Option<(f64, f64)>,
+    verified: Option<Verified>,
+}
+
+/// Loss while less was sent than the line delivers.
+#[derive(Clone, Copy, Debug)]
+struct Verified {
+    at: f64,
+    loss: f64,
+    /// There was no queue that could have overflowed.
+    quiet: bool,
+    /// Pieces since.
+    pieces: usize,
 }
 
 impl Reports {
@@ -77,6 +87,9 @@ impl Reports {
         if sent >= LOSS_BYTES {
             let lost = 1.0 - (point.delivered - piece.delivered) / sent;
             self.losses.push_back(lost.clamp(0.0, 0.9));
+            if let Some(v) = &mut self.verified {
+                v.pieces += 1;
+            }
             if self.losses.len() > LOSS_SAMPLES {
                 self.losses.pop_front();
             }
@@ -98,8 +111,21 @@ impl Reports {
     /// Loss that does not come from sending too much.
     pub fn random_loss(&self) -> f64 {
         match self.verified {
-            Some((_, loss)) => self.usual.min(loss + DOUBT),
+            Some(v) => self.usual.min(v.loss + DOUBT).max(self.sudden(v)),
             None => self.usual,
+        }
+    }
+
+    /// What is lost without a queue is random at once, not only when most pieces say so: these take the longer
+    /// the slower the line seems.
+    fn sudden(&self, v: Verified) -> f64 {
+        if !v.quiet || self.points.back().is_none_or(|p| p.at - v.at > ASK_AGAIN) {
+            return 0.0;
+        }
+        let since = self.losses.iter().rev().take(v.pieces).copied();
+        match v.pieces {
+            0 | 1 => v.loss,
+            _ => since.take(2).fold(0.0, f64::max).min(v.loss),
         }
     }
 
@@ -108,28 +134,51 @@ impl Reports {
         self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64
     }
 
-    /// Whether so much is lost that it has to be asked, again, whether that comes of sending too much.
-    pub fn loss_in_doubt(&self) -> bool {
+    /// Whether so much is lost that it has to be asked, again, whether that comes of sending too much. Where
+    /// there is no queue (`quiet`) a few packets are enough.
+    pub fn loss_in_doubt(&self, quiet: bool) -> bool {
         let recent = self.losses.iter().rev().take(RECENT_PIECES);
         let usual = recent.copied().fold(0.0, f64::max);
+        let usual = usual.max(if quiet { self.loss_of_few() } else { 0.0 });
         let known = match (self.verified, self.points.back()) {
-            (Some((at, loss)), Some(p)) => p.at - at < ASK_AGAIN && usual < 2.0 * loss + DOUBT,
+            (Some(v), Some(p)) => p.at - v.at < ASK_AGAIN && usual < 2.0 * v.loss + DOUBT,
             _ => false,
         };
         usual > DOUBT && !known
     }
 
-    /// Notes the loss of what was sent between `from` and `to`, bytes, at a rate that the line delivers.
-    pub fn verify(&mut self, from: f64, to: f64) {
+    /// Loss of the present piece, less what may be chance; 0 while there are too few packets.
+    fn loss_of_few(&self) -> f64 {
+        let (Some(a), Some(b)) = (self.piece, self.points.back()) else {
+            return 0.0;
+        };
+        let sent = b.sent - a.sent;
+        if sent < 2.0 * FEW_PACKETS * PACKET {
+            return 0.0;
+        }
+        let lost = (1.0 - (b.delivered - a.delivered) / sent).clamp(0.0, 0.9);
+        lost - 2.0 * (lost * (1.0 - lost) * PACKET / sent).sqrt()
+    }
+
+    /// Notes the loss of what was sent between `from` and `to`, bytes, at a rate that the line delivers; `quiet`
+    /// where no queue is left. Whether it is random.
+    pub fn verify(&mut self, from: f64, to: f64, quiet: bool) -> bool {
         let first = self.points.iter().find(|p| p.sent >= from);
         let last = self.points.iter().rfind(|p| p.sent <= to);
         let (Some(a), Some(b)) = (first, last) else {
-            return;
+            return false;
         };
-        if b.sent - a.sent > FEW_PACKETS * PACKET {
-            let lost = 1.0 - (b.delivered - a.delivered) / (b.sent - a.sent);
-            self.verified = Some((b.at, lost.clamp(0.0, 0.9)));
+        if b.sent - a.sent <= FEW_PACKETS * PACKET {
+            return false;
         }
+        let lost = 1.0 - (b.delivered - a.delivered) / (b.sent - a.sent);
+        self.verified = Some(Verified {
+            at: b.at,
+            loss: lost.clamp(0.0, 0.9),
+            quiet,
+            pieces: 0,
+        });
+        quiet && lost > DOUBT
     }
 
     /// Whether the newest `window` seconds saw clearly more loss than that, by at least `excess`.

@@ -58,10 +58,10 @@ fn loss_that_goes_away_when_less_is_sent_is_not_random() {
     let mut r = Reports::default();
     steady(&mut r, 0.0, 2.0, 2e6, 0.2);
     assert!((r.random_loss() - 0.2).abs() < 0.01);
-    assert!(r.loss_in_doubt());
+    assert!(r.loss_in_doubt(false));
     let from = r.last().unwrap().sent;
     steady(&mut r, 2.0, 2.3, 1.5e6, 0.0);
-    r.verify(from, r.last().unwrap().sent);
+    r.verify(from, r.last().unwrap().sent, false);
     assert!(r.random_loss() <= 0.03 + 1e-9, "{}", r.random_loss());
     assert!(!r.loses_more(0.2, 0.04));
 
@@ -69,9 +69,9 @@ fn loss_that_goes_away_when_less_is_sent_is_not_random() {
     steady(&mut r, 0.0, 2.0, 2e6, 0.2);
     let from = r.last().unwrap().sent;
     steady(&mut r, 2.0, 2.3, 1.5e6, 0.2);
-    r.verify(from, r.last().unwrap().sent);
+    r.verify(from, r.last().unwrap().sent, false);
     assert!((r.random_loss() - 0.2).abs() < 0.02);
-    assert!(!r.loss_in_doubt());
+    assert!(!r.loss_in_doubt(false));
     steady(&mut r, 2.3, 2.6, 1.5e6, 0.5);
     assert!(r.loses_more(0.2, 0.04));
 }
