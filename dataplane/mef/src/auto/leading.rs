@@ -14,6 +14,8 @@ const WITHIN: f64 = 0.1;
 /// By so much the delays of two links' packets may differ in the same queue: a base too low is one that no
 /// drain ever shows again, one a little too high is mended by the next drain.
 const DIFFERENT: f64 = 0.003;
+/// So much longer than a round trip a rate is held: about what it took to find out.
+const HOLD: f64 = 0.3;
 /// Without a report for so long a queue is no longer known.
 const SILENT: Duration = Duration::from_millis(60);
 
@@ -21,6 +23,8 @@ const SILENT: Duration = Duration::from_millis(60);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Course {
     rate: f64,
+    /// That of the last report.
+    heard_rate: f64,
     starting: bool,
     careful_until: Instant,
     overflowed: (Option<Instant>, Option<Instant>),
@@ -37,6 +41,7 @@ impl AutoRate {
     pub(crate) fn course(&self) -> Course {
         Course {
             rate: self.rate,
+            heard_rate: self.heard_rate,
             starting: self.state == State::Starting,
             careful_until: self.careful_until,
             overflowed: self.overflowed,
@@ -67,10 +72,11 @@ impl AutoRate {
         self.rate = leader.rate;
     }
 
-    /// Decides on the line's rate again, from where the other one left it.
+    /// Decides on the line's rate again, from where the other one left it, or, where the other one's path is `gone`,
+    /// from where that was last heard.
     /// Who waited in the same queue may have learnt its delay without one: `standing` is the other's
     /// [least queue](Self::standing).
-    pub(crate) fn lead(&mut self, now: Instant, before: Option<Course>, standing: f64) {
+    pub(crate) fn lead(&mut self, now: Instant, before: Option<Course>, gone: bool, standing: f64) {
         if !self.led {
             return;
         }
@@ -85,8 +91,13 @@ impl AutoRate {
         self.peak = (now, self.mu);
         self.next_drain = now + Duration::from_secs(3);
         if let Some(b) = before {
-            self.rate = b.rate;
-            self.mu = self.mu.min(b.rate);
+            self.rate = if gone { b.heard_rate } else { b.rate };
+            if gone {
+                let until = now + Duration::from_secs_f64(self.lag + HOLD);
+                self.held = Some((until, self.rate));
+            } else {
+                self.mu = self.mu.min(b.rate);
+            }
             self.careful_until = b.careful_until;
             self.overflowed = b.overflowed;
         }

@@ -142,6 +142,10 @@ pub struct AutoRate {
     next_ask: Instant,
     /// Another controller of the same line decides on its rate.
     led: bool,
+    /// The rate when the last report came, and what is not fallen below until then: what is reported by then left
+    /// while nobody knew that the former leader's path was gone.
+    heard_rate: f64,
+    held: Option<(Instant, f64)>,
 }
 
 impl AutoRate {
@@ -185,6 +189,8 @@ impl AutoRate {
             asked: None,
             next_ask: now,
             led: false,
+            heard_rate: 0.0,
+            held: None,
         }
     }
 
@@ -300,6 +306,7 @@ impl AutoRate {
             self.change_state(now);
         }
         self.steer(now, sent);
+        self.heard_rate = self.rate;
     }
 
     /// Lets time pass; `sent` are the line bytes sent so far.
@@ -347,6 +354,13 @@ impl AutoRate {
     /// Least queue of the newest `window` seconds of reports.
     fn recent_queue(&self, window: f64) -> f64 {
         self.base.above(self.reports.least_delay(window))
+    }
+
+    fn held_rate(&self, now: Instant) -> f64 {
+        match self.held {
+            Some((until, rate)) if now < until && self.recent_queue(0.03) < START_QUEUE => rate,
+            _ => 0.0,
+        }
     }
 
     /// Nothing waits that could overflow anything.
@@ -429,7 +443,7 @@ impl AutoRate {
                     } else {
                         grow
                     };
-                    rate.min(most * mu)
+                    rate.min(most * mu).max(self.held_rate(now))
                 }
             }
         };

@@ -31,7 +31,7 @@ const KNOWN: Duration = Duration::from_secs(8);
 const SHORTER: f64 = 0.7;
 const BY: Duration = Duration::from_millis(2);
 /// A link's reports may be so much older than another's before its path is taken for gone.
-const BEHIND: Duration = Duration::from_millis(250);
+const BEHIND: Duration = Duration::from_millis(100);
 /// A leader without packets asks so often, or once in so many packets of the line.
 const SAMPLE: Duration = Duration::from_millis(10);
 const SAMPLE_BYTES: Bytes = Bytes(8 * 1514);
@@ -203,6 +203,7 @@ impl Users {
             _ => nearest,
         };
         let before = self.leader.filter(|l| *l != chosen);
+        let gone = before.is_some_and(|l| !pool.contains(&l));
         let before = before.and_then(|l| ends.get(l)?.link().estimate());
         let standing = before.map_or(0.0, |b| b.standing(now));
         let before = before.map(AutoRate::course);
@@ -211,7 +212,7 @@ impl Users {
             .get_mut(chosen)
             .and_then(|e| e.link_mut().estimate_mut())
         {
-            auto.lead(now, before, standing);
+            auto.lead(now, before, gone, standing);
         }
     }
 }
