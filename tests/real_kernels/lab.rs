@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -227,7 +227,19 @@ pub fn signal(child: &Child, signal: Signal) {
 }
 
 /// A program that is ended when dropped.
-pub struct Background(Child);
+pub struct Background(pub Child);
+
+impl Background {
+    /// Ends it; what it said, if that was to be heard.
+    pub fn end(mut self) -> String {
+        signal(&self.0, Signal::SIGTERM);
+        let mut said = String::new();
+        if let Some(out) = &mut self.0.stdout {
+            out.read_to_string(&mut said).unwrap();
+        }
+        said
+    }
+}
 
 impl Drop for Background {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +19,8 @@ use mef_crypto::{write_private_key, PrivateKey, PublicKey};
 use mef_dataplane::control;
 use mef_io::os::{set_interface_offload, Offload};
 use mef_lab::netns::Namespaces;
-use nix::sys::signal::Signal;
 
-use crate::lab::{mef, need, signal, wait_for, ONE_AT_A_TIME};
+use crate::lab::{mef, need, wait_for, Background, ONE_AT_A_TIME};
 
 /// The line, and the longer way of the second site behind it.
 const LINE: &str = "[wan]\nrate='20Mbit/s'\nrtt='40ms'\nqueue='300ms'\n";
@@ -29,30 +28,10 @@ const LONGER: &str = "[wan]\nrate='1Gbit/s'\nrtt='60ms'\n";
 /// What TCP would have of 20 Mbit/s.
 const CEILING: f64 = 20.0 * 1448.0 / 1514.0;
 
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        signal(&self.0, Signal::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
-
-impl Program {
-    /// Ends it; what it said.
-    fn end(mut self) -> String {
-        signal(&self.0, Signal::SIGTERM);
-        let mut said = String::new();
-        let mut out = self.0.stdout.take().unwrap();
-        out.read_to_string(&mut said).unwrap();
-        said
-    }
-}
-
 struct Star {
     // In the order they have to go.
-    routers: Vec<Program>,
-    emulators: Vec<Program>,
+    routers: Vec<Background>,
+    emulators: Vec<Background>,
     net: Namespaces,
     folder: tempfile::TempDir,
 }
@@ -141,7 +120,7 @@ impl Star {
             command
                 .args(["lab", "wan", "--a", a, "--b", b, "--config"])
                 .arg(file);
-            Program(
+            Background(
                 command
                     .stdin(Stdio::null())
                     .stdout(Stdio::piped())
@@ -161,7 +140,7 @@ impl Star {
                 .args(["router", "run", "-c"])
                 .arg(file)
                 .stdin(Stdio::null());
-            Program(command.spawn().unwrap())
+            Background(command.spawn().unwrap())
         };
         let routers = (0..3).map(start).collect();
         let star = Self {

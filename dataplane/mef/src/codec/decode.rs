@@ -76,14 +76,14 @@ pub fn parse(packet: &[u8]) -> Result<(Inner, Frames<'_>), FrameError> {
     .map_err(|_| FrameError::TruncatedHeader)?;
     let alone = match inner.flags & (FLAG_DATA | FLAG_REPAIR) {
         0 => None,
-        _ if inner.frames > 0 => return Err(FrameError::NotAlone),
+        _ if inner.frames > 0 => return Err(FrameError::BadValue),
         FLAG_DATA => Some(Frame::Data {
             flow: inner.flow_group,
             offset: r.u64()?,
             payload: r.rest(),
         }),
         FLAG_REPAIR => Some(parse_repair(inner.flow_group, &mut r)?),
-        _ => return Err(FrameError::NotAlone),
+        _ => return Err(FrameError::BadValue),
     };
     Ok((
         inner,

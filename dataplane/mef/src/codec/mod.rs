@@ -90,8 +90,6 @@ pub enum FrameError {
     TruncatedFrame,
     #[error("a frame's body is shorter than its kind needs")]
     ShortBody,
-    #[error("a packet of stream bytes says that it holds frames, or is of two kinds")]
-    NotAlone,
     #[error("a field holds a value that is not allowed")]
     BadValue,
 }

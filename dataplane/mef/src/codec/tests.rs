@@ -162,8 +162,8 @@ fn stream_bytes_have_a_packet_of_their_own() {
     assert_eq!(b.finish(), INNER_HEADER + STREAM_HEADER + 80);
     assert_eq!(parse(&out).unwrap().1.collect::<Vec<_>>(), [Ok(data)]);
     for (at, to, error) in [
-        (7, 1, FrameError::NotAlone),
-        (5, (FLAG_DATA | FLAG_REPAIR) as u8, FrameError::NotAlone),
+        (7, 1, FrameError::BadValue),
+        (5, (FLAG_DATA | FLAG_REPAIR) as u8, FrameError::BadValue),
     ] {
         let mut bad = out.clone();
         bad[at] = to;
